@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from typing import Any
 
 import click
 
-from szn_runtime.errors import SznError
+from szn_runtime.errors import MissingDependencyError, SznError
 
-__all__ = ["Command", "Group"]
+__all__ = ["Command", "require_extra"]
 
 
 class _CommandError(click.ClickException):
@@ -32,20 +33,21 @@ def _as_click(error: Exception) -> click.ClickException | None:
     return None
 
 
-class _OneLineErrors:
-    """Mixin for click commands: SznError and system errors become one line and an exit code.
+class Command(click.Command):
+    """A click command: SznError and system errors become one line and an exit code.
 
     A bug is shown as one line too; `SZN_DEBUG=1` shows the traceback of every error.
     """
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command's function."""
         if os.environ.get("SZN_DEBUG"):
-            return super().invoke(ctx)  # type: ignore[misc]
+            return super().invoke(ctx)
         try:
-            return super().invoke(ctx)  # type: ignore[misc]
+            return super().invoke(ctx)
         except (click.exceptions.Exit, click.Abort, click.ClickException):
             raise
-        except Exception as error:  # noqa: BLE001 - the one place where a command ends
+        except Exception as error:
             shown = _as_click(error) or _CommandError(
                 f"internal error ({type(error).__name__}: {' '.join(str(error).split())[:300]}); "
                 "please report it with the output of SZN_DEBUG=1",
@@ -54,11 +56,17 @@ class _OneLineErrors:
             raise shown from error
 
 
-class Command(_OneLineErrors, click.Command):
-    """A click command that ends in one line and an exit code."""
+def require_extra(module: str, extra: str) -> None:
+    """Refuse to start a command whose optional libraries are not installed.
 
+    Args:
+        module: One that the extra brings.
+        extra: Of the distribution `szn`.
 
-class Group(_OneLineErrors, click.Group):
-    """A click group that ends in one line and an exit code."""
-
-    command_class = Command
+    Raises:
+        MissingDependencyError: With the line that installs it.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise MissingDependencyError(
+            f"{module} is not installed", fix=f'pip install "szn[{extra}]"'
+        )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from szn_runtime._command import Command
+from szn_runtime._command import Command, require_extra
 from szn_runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def train_main(
     Without a preset the recipe is the thesis'; `--preset szn-mini` is the one of the bundled
     model.
     """
+    require_extra("torch", "train")
     from szn_train.progress import Progress
 
     _set_threads(threads)
@@ -104,6 +105,7 @@ def eval_main(
     Prints pixel accuracy, class accuracy, mIoU and frequency-weighted IoU, in the standard and
     in the thesis' reading, and writes them as eval-SPLIT.json and eval-SPLIT.csv to the run.
     """
+    require_extra("torch", "train")
     from szn_train.evaluate import evaluate
     from szn_train.progress import Progress
     from szn_train.run import open_run
