@@ -1,302 +1,222 @@
-"""Compiled kernels of `sei.py`: which labels can win in which cell of the grid (docs/sei.md).
+"""Compiled kernels of `sei.py`: the grid as tiles of cells, each labelled on its own (docs/sei.md).
 
-Terms: a *node* is a position of the network's grid, a *cell* the pixels between four nodes (its
-*corners*: top left, top right, bottom left, bottom right). A *row* of a label list is a position in
-`ids`, which holds the labels' indices in ascending order; comparing rows compares labels.
+Tiles keep the node embeddings and the scores of a block of labels in cache, and the memory apart
+from the output small whatever the size of frame and vocabulary.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["collect_candidates", "label_filter"]
+from szn_runtime._sei_candidates import collect_candidates, label_filter
+from szn_runtime._sei_paint import gather, paint_cell, paint_mixed_cell, prune
+
+__all__ = ["label_grid"]
 
 F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
+I64 = NDArray[np.int64]
+U8 = NDArray[np.uint8]
 
-HUGE = np.float32(3e38)  # stands for infinity, which `ninf`-like assumptions would not survive
-LANES = 64  # vector loops run over multiples of this, so that equal labels get equal bits
+SEEN, UNSEEN = 1, 2  # bits: which label lists a cell needs
 
-# Finite numbers only (checked before), so a maximum may be taken in any order.
-_fast = njit(nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz", "contract"})
-_sums = njit(
-    nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz", "contract", "reassoc"}
-)
+# A score's rounding error is below (j + 2) / 2^24 of |E_c|; four times that, and some.
+_ROUNDING = 4.0 / 2**24
 
-
-@_fast
-def multiply(lanes: F32, weights: F32, width: int, out: F32) -> None:
-    """Scores of one label at many nodes, or of many labels at one node.
-
-    Args:
-        lanes: (j, n) float32, n a multiple of LANES.
-        weights: (j,) float32.
-        width: Columns to compute, a multiple of LANES.
-        out: (n,) float32, overwritten: `out[c] = <weights, lanes[:, c]>`.
-    """
-    dim = weights.size
-    whole = dim - dim % 4
-    out[:width] = np.float32(0)
-    for d in range(0, whole, 4):
-        x0, x1, x2, x3 = lanes[d], lanes[d + 1], lanes[d + 2], lanes[d + 3]
-        w0, w1, w2, w3 = weights[d], weights[d + 1], weights[d + 2], weights[d + 3]
-        for n in range(width):
-            out[n] = (((out[n] + w0 * x0[n]) + w1 * x1[n]) + w2 * x2[n]) + w3 * x3[n]
-    for d in range(whole, dim):
-        x0, w0 = lanes[d], weights[d]
-        for n in range(width):
-            out[n] += w0 * x0[n]
+_plain = njit(nogil=True, cache=True, error_model="numpy")
 
 
-@_sums
-def _dot(a: F32, b: F32) -> np.float32:
-    total = np.float32(0)
-    for d in range(a.size):
-        total += a[d] * b[d]
-    return total
-
-
-@_fast
-def _update_bounds(
-    nodes: F32, norm: F32, slack: F32, embeddings: F32, ids: I32, corners: I32,
-    winner: I32, known: I32, bound: F32,
-) -> None:
-    """Bounds of the cells whose corner winners have changed since `known`.
-
-    For weights `l_m >= 0` of sum 1 over labels m, a label beaten at all four corners by the mixture
-    `g_c = sum_m l_m S_mc` is beaten in the whole cell by one of the m. Of the equal-weight mixtures
-    of the corner winners, take the one whose least `g_c / |E_c|` is greatest.
-
-    Args:
-        nodes: (n, j) float32 embeddings of the nodes, `norm` (n,) their lengths, `slack` (n,) what
-            rounding can move a score there.
-        corners: (cells, 4) int32 nodes of each cell.
-        winner: (n,) int32 row of the best label so far at each node.
-        known: (cells, 4) int32 winners that `bound` was made from, updated.
-        bound: (cells, 4) float32 `g_c - slack`, updated; HUGE at nodes of length 0, where all
-            labels tie.
-    """
-    share = np.empty((4, 4), np.float32)  # (distinct winner, corner) score / length of the node
-    distinct = np.empty(4, np.int32)
-    for i in range(corners.shape[0]):
-        changed = False
-        for c in range(4):
-            row = winner[corners[i, c]]
-            if known[i, c] != row:
-                known[i, c] = row
-                changed = True
-        if not changed:
+@_plain
+def _needs(
+    difference: F64, masked: bool, y_first: int, y_start: I64, x_first: int, x_start: I64,
+    cy0: int, cy1: int, cx0: int, cx1: int,
+) -> U8:
+    """Which label lists each cell of a tile needs, 0 for cells without pixels."""
+    h, w = difference.shape
+    needs = np.zeros((cy1 - cy0, cx1 - cx0), np.uint8)
+    for cy in range(cy0, cy1):
+        if y_start[cy] == y_start[cy + 1]:
             continue
-        count = 0
-        for c in range(4):
-            new = True
-            for q in range(count):
-                new = new and distinct[q] != known[i, c]
-            if new:
-                distinct[count] = known[i, c]
-                count += 1
-        for q in range(count):
-            label = embeddings[ids[distinct[q]]]
+        r0, r1 = max(y_first + cy, 0), min(y_first + cy + 1, h - 1)
+        for cx in range(cx0, cx1):
+            if x_start[cx] == x_start[cx + 1]:
+                continue
+            need = SEEN
+            if masked:
+                c0, c1 = max(x_first + cx, 0), min(x_first + cx + 1, w - 1)
+                low = min(
+                    min(difference[r0, c0], difference[r0, c1]),
+                    min(difference[r1, c0], difference[r1, c1]),
+                )
+                high = max(
+                    max(difference[r0, c0], difference[r0, c1]),
+                    max(difference[r1, c0], difference[r1, c1]),
+                )
+                need = SEEN if low > 0 else UNSEEN if high <= 0 else SEEN | UNSEEN
+            needs[cy - cy0, cx - cx0] = need
+    return needs
+
+
+@_plain
+def _candidates(
+    embedding: F32, scale: float, embeddings: F32, ids: I32, needs: U8, bit: int,
+    y_first: int, x_first: int, cy0: int, cx0: int, block: int, filter_from: int,
+) -> tuple[I32, I64, I32, F32, int]:
+    """Candidates of the cells of a tile that need the labels `ids`.
+
+    Returns:
+        `index` (rows, columns) number of each cell among those, -1 for the others; then `start`,
+        `label`, `score` as `collect_candidates` gives; then the most candidates a cell has.
+    """
+    dim, h, w = embedding.shape
+    index = np.full(needs.shape, -1, np.int32)
+    column = np.full((needs.shape[0] + 1, needs.shape[1] + 1), -1, np.int32)
+    r_low, c_low = max(y_first + cy0, 0), max(x_first + cx0, 0)
+    cells = 0
+    for cell in needs.flat:
+        cells += (cell & bit) != 0
+    if cells == 0:
+        return (
+            index, np.zeros((1, 1), np.int64), np.empty(0, np.int32),
+            np.empty((4, 0), np.float32), 0,
+        )
+    corners = np.empty((cells, 4), np.int32)
+    nodes = np.empty((column.size, dim), np.float32)
+    norm = np.empty(column.size, np.float32)
+    count = 0
+    i = 0
+    for cy in range(needs.shape[0]):
+        for cx in range(needs.shape[1]):
+            if needs[cy, cx] & bit == 0:
+                continue
+            index[cy, cx] = i
             for c in range(4):
-                n = corners[i, c]
-                share[q, c] = _dot(nodes[n], label) / norm[n] if norm[n] > 0 else np.float32(2)
-        greatest = -HUGE
-        for subset in range(1, 1 << count):
-            size = np.float32(0)
-            g0 = g1 = g2 = g3 = np.float32(0)
-            for q in range(count):
-                if (subset >> q) & 1:
-                    size += np.float32(1)
-                    g0 += share[q, 0]
-                    g1 += share[q, 1]
-                    g2 += share[q, 2]
-                    g3 += share[q, 3]
-            least = min(min(g0, g1), min(g2, g3)) / size
-            if least > greatest:
-                greatest = least
-                bound[i, 0], bound[i, 1] = g0 / size, g1 / size
-                bound[i, 2], bound[i, 3] = g2 / size, g3 / size
-        for c in range(4):
-            n = corners[i, c]
-            bound[i, c] = bound[i, c] * norm[n] - slack[n] if norm[n] > 0 else HUGE
+                r = min(max(y_first + cy0 + cy + (c >> 1), 0), h - 1)
+                q = min(max(x_first + cx0 + cx + (c & 1), 0), w - 1)
+                if column[r - r_low, q - c_low] < 0:
+                    column[r - r_low, q - c_low] = count
+                    square = 0.0
+                    for d in range(dim):
+                        value = embedding[d, r, q] * scale
+                        nodes[count, d] = value
+                        square += value * value
+                    norm[count] = np.sqrt(square)
+                    count += 1
+                corners[i, c] = column[r - r_low, q - c_low]
+            i += 1
+    nodes, norm = nodes[:count], norm[:count]
+    slack = (norm * (_ROUNDING * (dim + 8))).astype(np.float32)
+    winner = np.empty(0, np.int32)
+    if ids.size >= filter_from:
+        ids, winner = label_filter(nodes, norm, slack, embeddings, ids, corners, 2 * block)
+    start, label, score = collect_candidates(
+        nodes, norm, slack, embeddings, ids, corners, winner, block
+    )
+    most = 0
+    for i in range(cells):
+        total = 0
+        for b in range(start.shape[0]):
+            total += start[b, i + 1] - start[b, i]
+        most = max(most, total)
+    return index, start, label, score, most
 
 
-@_fast
-def _raise_best(scores: F32, row: int, best: F32, winner: I32) -> None:
-    for n in range(best.size):
-        higher = scores[n] > best[n]
-        winner[n] = row if higher else winner[n]
-        best[n] = scores[n] if higher else best[n]
-
-
-@_fast
-def _reaches(scores: F32, threshold: F32) -> int:
-    hit = 0
-    for n in range(threshold.size):
-        hit |= scores[n] >= threshold[n]
-    return hit
-
-
-@_fast
-def label_filter(
-    nodes: F32, norm: F32, slack: F32, embeddings: F32, ids: I32, corners: I32, start: int
-) -> tuple[I32, I32]:
-    """Drop the labels that stay below the bounds of every cell, in one pass over all labels.
-
-    A label is kept if at some node it reaches the least bound of the cells around it. The bounds
-    come from the winners among the labels so far, and are valid whatever labels they come from.
-
-    Args:
-        nodes: (n, j) float32 and `norm`, `slack`, `corners` as for the bounds.
-        embeddings: (K, j) float32 of all labels.
-        ids: (k,) int32 labels to choose from, ascending.
-        start: Labels to find the first winners among.
-
-    Returns:
-        The kept part of `ids`, which holds every label that wins anywhere, and for each node the
-        row of its best label there.
-    """
-    count_nodes, dim = nodes.shape
-    width = -(-count_nodes // LANES) * LANES
-    lanes = np.zeros((dim, width), np.float32)
-    lanes[:, :count_nodes] = nodes.T
-    scores = np.empty(width, np.float32)
-    best = np.full(width, -HUGE, np.float32)
-    winner = np.zeros(width, np.int32)
-    bound = np.empty((corners.shape[0], 4), np.float32)
-    known = np.full((corners.shape[0], 4), -1, np.int32)
-    threshold = np.full(width, HUGE, np.float32)
-    kept = np.empty(ids.size, np.int32)
-    kept_row = np.full(ids.size, -1, np.int32)
-    count = 0
-    for row in range(min(start, ids.size)):
-        multiply(lanes, embeddings[ids[row]], width, scores)
-        _raise_best(scores, row, best, winner)
-    refresh = 0
-    for row in range(ids.size):
-        if row == refresh:
-            _update_bounds(nodes, norm, slack, embeddings, ids, corners, winner, known, bound)
-            threshold[:count_nodes] = HUGE
-            for i in range(corners.shape[0]):
-                for c in range(4):
-                    n = corners[i, c]
-                    threshold[n] = min(threshold[n], bound[i, c])
-            refresh = max(start, 2 * row)
-        multiply(lanes, embeddings[ids[row]], width, scores)
-        # the first label wins where all tie, at nodes of length 0
-        if row == 0 or _reaches(scores, threshold):
-            _raise_best(scores, row, best, winner)
-            kept[count] = ids[row]
-            kept_row[row] = count
-            count += 1
-    for n in range(count_nodes):
-        winner[n] = kept_row[winner[n]]
-    return kept[:count].copy(), winner[:count_nodes].copy()
-
-
-@_fast
-def _find_best(scores: F32, size: int, first_row: int, n: int, best: F32, winner: I32) -> None:
-    for k0 in range(0, size, LANES):
-        k1 = min(k0 + LANES, size)
-        higher = 0
-        for k in range(k0, k1):
-            higher |= scores[k] > best[n]
-        if higher:
-            for k in range(k0, k1):
-                if scores[k] > best[n]:
-                    best[n] = scores[k]
-                    winner[n] = first_row + k
-
-
-@_fast
-def _flag(
-    s0: F32, s1: F32, s2: F32, s3: F32, bound: F32, size: int, flags: NDArray[np.uint8]
+@_plain
+def label_grid(
+    embedding: F32, scale: float, difference: F64, masked: bool,
+    embeddings: F32, seen_ids: I32, unseen_ids: I32, flags: NDArray[np.bool_],
+    y_first: int, y_start: I64, y_weight: F32, x_first: int, x_start: I64, x_weight: F32,
+    tile_cells: int, block: int, filter_from: int,
+    labels: NDArray[Any], seen: NDArray[np.bool_],
 ) -> None:
-    b0, b1, b2, b3 = bound[0], bound[1], bound[2], bound[3]
-    for k in range(size):
-        flags[k] = (s0[k] >= b0) | (s1[k] >= b1) | (s2[k] >= b2) | (s3[k] >= b3)
-
-
-@_fast
-def collect_candidates(
-    nodes: F32, norm: F32, slack: F32, embeddings: F32, ids: I32, corners: I32,
-    winner: I32, block: int,
-) -> tuple[NDArray[np.int64], I32, F32]:
-    """Labels that can win somewhere in a cell, for all cells, with their scores at the corners.
+    """Label every pixel.
 
     Args:
-        nodes: (n, j) float32 and `norm`, `slack`, `corners` as for the bounds.
-        embeddings: (K, j) float32 of all labels.
-        ids: (k,) int32 labels to choose from, ascending.
-        winner: (n,) int32 row of the best label at each node, or empty: it is found on the way.
-        block: Labels whose scores are held at a time, a multiple of LANES.
-
-    Returns:
-        `start` (blocks, cells + 1), `label` (m,) and `score` (4, m): those of cell i are, for each
-        block b, at `start[b, i]` to `start[b, i + 1]`; labels ascend.
+        embedding: (j, h, w) float32 grid, finite.
+        scale: Power of two that brings the grid to about 1.
+        difference: (h, w) float64 seen minus unseen logit, bias included.
+        masked: Whether the difference decides between the two label lists; `seen_ids` else.
+        embeddings: (K, j) float32 unit rows.
+        seen_ids: (k,) int32 ascending indices of labels, as `unseen_ids`.
+        flags: (K,) bool, what `seen` says where a label wins.
+        y_first: Upper node (-1: none, the first one is repeated) of the first row of cells.
+        y_start: (rows + 1,) int64 first pixel of each row of cells, and the end.
+        y_weight: (2, H) float32 weights of the upper and lower node; x_* likewise.
+        tile_cells: About how many cells make a tile.
+        block: Labels scored at a time, a multiple of 64.
+        filter_from: Number of labels from which they are filtered first.
+        labels: (H, W) label map, written.
+        seen: (H, W) bool, written.
     """
-    count_nodes, dim = nodes.shape
-    cells = corners.shape[0]
-    search = winner.size == 0
-    block = min(block, -(-ids.size // LANES) * LANES)
-    blocks = -(-ids.size // block)
-    lanes = np.zeros((dim, block), np.float32)
-    scores = np.empty((count_nodes, block), np.float32)
-    best = np.full(count_nodes, -HUGE, np.float32)
-    if search:
-        winner = np.zeros(count_nodes, np.int32)
-    bound = np.empty((cells, 4), np.float32)
-    known = np.full((cells, 4), -1, np.int32)
-    flags = np.empty(block, np.uint8)
-    rows = np.empty(block + 1, np.int32)
-    start = np.empty((blocks, cells + 1), np.int64)
-    capacity = 16 * cells + block
-    label = np.empty(capacity, np.int32)
-    score = np.empty((4, capacity), np.float32)
-    count = 0
-    for b in range(blocks):
-        first_row = b * block
-        size = min(block, ids.size - first_row)
-        width = -(-size // LANES) * LANES
-        for k in range(size):
-            for d in range(dim):
-                lanes[d, k] = embeddings[ids[first_row + k], d]
-        for n in range(count_nodes):
-            multiply(lanes, nodes[n], width, scores[n])
-            if search:
-                _find_best(scores[n], size, first_row, n, best, winner)
-        _update_bounds(nodes, norm, slack, embeddings, ids, corners, winner, known, bound)
-        for i in range(cells):
-            start[b, i] = count
-            n0, n1, n2, n3 = corners[i, 0], corners[i, 1], corners[i, 2], corners[i, 3]
-            _flag(scores[n0], scores[n1], scores[n2], scores[n3], bound[i], size, flags)
-            if b == 0 and min(min(norm[n0], norm[n1]), min(norm[n2], norm[n3])) == 0:
-                flags[0] = 1  # wins where all labels tie
-            found = 0
-            for k in range(size):
-                rows[found] = k
-                found += flags[k]
-            if count + found > capacity:
-                capacity = 2 * capacity + found
-                label, score = _grown(label, score, count, capacity)
-            for p in range(found):
-                k = rows[p]
-                label[count + p] = ids[first_row + k]
-                score[0, count + p] = scores[n0, k]
-                score[1, count + p] = scores[n1, k]
-                score[2, count + p] = scores[n2, k]
-                score[3, count + p] = scores[n3, k]
-            count += found
-        start[b, cells] = count
-    return start, label, score
-
-
-@_fast
-def _grown(label: I32, score: F32, count: int, capacity: int) -> tuple[I32, F32]:
-    more_label = np.empty(capacity, np.int32)
-    more_label[:count] = label[:count]
-    more_score = np.empty((4, capacity), np.float32)
-    more_score[:, :count] = score[:, :count]
-    return more_label, more_score
+    h, w = difference.shape
+    tile_rows = max(int(np.sqrt(tile_cells)), 1)
+    tile_columns = -(-tile_cells // tile_rows)
+    down = -(-(y_start.size - 1) // tile_rows)
+    across = -(-(x_start.size - 1) // tile_columns)
+    longest = 0
+    for i in range(y_start.size - 1):
+        longest = max(longest, y_start[i + 1] - y_start[i])
+    for i in range(x_start.size - 1):
+        longest = max(longest, x_start[i + 1] - x_start[i])
+    run_end, run_at = np.empty(longest, np.int64), np.empty(longest, np.int64)
+    left, right = np.empty(longest, np.int64), np.empty(longest, np.int64)
+    delta = np.empty(4, np.float64)
+    for tile in range(down * across):
+        ty, tx = tile // across, tile % across
+        cy0, cy1 = (y_start.size - 1) * ty // down, (y_start.size - 1) * (ty + 1) // down
+        cx0, cx1 = (x_start.size - 1) * tx // across, (x_start.size - 1) * (tx + 1) // across
+        needs = _needs(
+            difference, masked, y_first, y_start, x_first, x_start, cy0, cy1, cx0, cx1
+        )
+        s_index, s_start, s_label, s_score, s_most = _candidates(
+            embedding, scale, embeddings, seen_ids, needs, SEEN,
+            y_first, x_first, cy0, cx0, block, filter_from,
+        )
+        u_index, u_start, u_label, u_score, u_most = _candidates(
+            embedding, scale, embeddings, unseen_ids, needs, UNSEEN,
+            y_first, x_first, cy0, cx0, block, filter_from,
+        )
+        most = max(s_most, u_most)
+        label1, score1 = np.empty(s_most, np.int32), np.empty((4, s_most), np.float32)
+        label2, score2 = np.empty(u_most, np.int32), np.empty((4, u_most), np.float32)
+        a, b = np.empty(most, np.float32), np.empty(most, np.float32)
+        alive = np.empty(most, np.uint8)
+        for cy in range(cy0, cy1):
+            y0, y1 = y_start[cy], y_start[cy + 1]
+            for cx in range(cx0, cx1):
+                need = needs[cy - cy0, cx - cx0]
+                x0, x1 = x_start[cx], x_start[cx + 1]
+                count1 = count2 = 0
+                if need & SEEN:
+                    cell = s_index[cy - cy0, cx - cx0]
+                    count1 = gather(cell, s_start, s_label, s_score, label1, score1)
+                    count1 = prune(label1, score1, count1, a, alive)
+                if need & UNSEEN:
+                    cell = u_index[cy - cy0, cx - cx0]
+                    count2 = gather(cell, u_start, u_label, u_score, label2, score2)
+                    count2 = prune(label2, score2, count2, a, alive)
+                if need == SEEN:
+                    paint_cell(
+                        label1, score1, count1, y_weight, x_weight, y0, y1, x0, x1,
+                        a, b, run_end, run_at, left, right, flags, labels, seen,
+                    )
+                elif need == UNSEEN:
+                    paint_cell(
+                        label2, score2, count2, y_weight, x_weight, y0, y1, x0, x1,
+                        a, b, run_end, run_at, left, right, flags, labels, seen,
+                    )
+                elif need == SEEN | UNSEEN:
+                    for c in range(4):
+                        r = min(max(y_first + cy + (c >> 1), 0), h - 1)
+                        q = min(max(x_first + cx + (c & 1), 0), w - 1)
+                        delta[c] = difference[r, q]
+                    paint_mixed_cell(
+                        label1, score1, count1, label2, score2, count2, delta,
+                        y_weight, x_weight, y0, y1, x0, x1,
+                        a, b, run_end, run_at, flags, labels, seen,
+                    )

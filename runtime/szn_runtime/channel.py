@@ -45,6 +45,10 @@ class Channel(Generic[T]):
         self._changed = threading.Condition()
         self._closed = self._cancelled = False
 
+    def __len__(self) -> int:
+        """Items that wait now."""
+        return len(self._items)
+
     def put(self, item: T) -> None:
         """Add an item, after waiting for room if need be.
 

@@ -58,14 +58,14 @@ _POSITIVE = click.IntRange(min=1)
 @click.option("--legend/--no-legend", default=True, help="Names and shares on overlays.")
 @click.version_option(package_name="szn")
 @click.pass_context
-def main(ctx: click.Context, **options: Any) -> None:
+def main(ctx: click.Context, /, **options: Any) -> None:
     """Segment INPUT: an image, a folder or glob of images, a video, or an RTSP or HTTP URL.
 
     \b
     szn-run photo.jpg -o labelled.png
     szn-run clip.mp4 -o labelled.mp4 --labels "road, car, tree, building, sky"
     szn-run --camera 0 --show
-    """
+    """  # noqa: D301 - click's mark for lines to keep
     ctx.exit(_run(**options))
 
 
@@ -85,6 +85,8 @@ def _run(
     rate: str | None,
     alpha: float,
     legend: bool,
+    bundle: Path | None,
+    size: int | None,
     **model: Any,
 ) -> int:
     """What the command does; returns its exit code."""
@@ -96,54 +98,46 @@ def _run(
     # what takes long to import comes after what is quickly refused
     import threading
 
+    from szn_runtime.demo import ATTRIBUTION, ContactSheet, DemoSource
+    from szn_runtime.loading import load
     from szn_runtime.outputs import Outputs, open_sinks
     from szn_runtime.pipeline import PipelineConfig
     from szn_runtime.session import run_session
-    from szn_runtime.sources import open_source
 
     config = PipelineConfig(policy=policy, batch=batch, limit=limit, alpha=alpha, legend=legend)
-    stop = threading.Event()
     if demo:
-        from szn_runtime.demo import ATTRIBUTION, ContactSheet, DemoSource
-
-        folder = output or Path("demo-output")
-        outputs = Outputs(
-            overlay=folder / "overlay.mp4",
-            masks=masks,
-            records=records,
-            report=report or folder / "report.json",
-            show=show,
-        )
-        clip = DemoSource(frame_count=limit or 100)
-        sinks = open_sinks(outputs, clip, on_quit=stop.set)
+        folder = Path("demo-output") if output is None else output
+        if folder.suffix and not folder.is_dir():
+            raise UsageError("--demo writes several files", got=f"-o {folder}", expected="a folder")
+        output, report = folder / "overlay.mp4", report or folder / "report.json"
         sheet = folder / "contact-sheet.png"
-        sinks.append(ContactSheet(sheet, clip.middles, caption=ATTRIBUTION))
-        source: Any = clip
-    else:
-        outputs = Outputs(overlay=output, masks=masks, records=records, report=report, show=show)
-        location = f"camera:{camera}" if input is None else input
-        source = open_source(location, frame_rate=_frame_rate(rate))
-        sinks = []
-    with source:
-        if not demo:
-            sinks = open_sinks(outputs, source, on_quit=stop.set)
-        with _load(**model) as segmenter:
+    outputs = Outputs(overlay=output, masks=masks, records=records, report=report, show=show)
+    stop = threading.Event()
+    with _source(input, camera, rate, limit) as source:
+        sinks = open_sinks(outputs, source, on_quit=stop.set)
+        if isinstance(source, DemoSource):
+            sinks.append(ContactSheet(sheet, source.middles, caption=ATTRIBUTION))
+        with load(bundle, long_side=size, **model) as segmenter:
             return run_session(
                 source,
                 segmenter,
                 sinks,
                 config=config,
-                report_file=outputs.report,
+                report_file=report,
                 stop=stop,
                 show_shares=demo or source.frame_count == 1 or not outputs.any,
             )
 
 
-def _load(*, bundle: Path | None, size: int | None, **options: Any) -> Any:
-    """The segmenter that the options ask for."""
-    from szn_runtime.segmenter import load
+def _source(input: str | None, camera: int | None, rate: str | None, limit: int | None) -> Any:  # noqa: A002
+    """Open what the options name: an input, a camera or, without either, the demo's clip."""
+    from szn_runtime.demo import DemoSource
+    from szn_runtime.sources import open_source
 
-    return load(bundle, long_side=size, **options)
+    if input is None and camera is None:
+        return DemoSource(frame_count=limit or 100)
+    location = f"camera:{camera}" if input is None else input
+    return open_source(location, frame_rate=_frame_rate(rate))
 
 
 def _frame_rate(text: str | None) -> Any:

@@ -22,17 +22,13 @@ __all__ = ["STAGES", "LatencyReport", "StageStats", "StageTimer"]
 
 STAGES = ("decode", "preprocess", "network", "sei", "overlay", "encode", "capture_to_output")
 
-# Samples of a stage that are kept. Beyond, a uniform sample of this size, so that a pipeline that
-# runs for days stays in 0.5 MB a stage.
-_RESERVOIR = 1 << 16
-
 
 @dataclass(frozen=True, kw_only=True)
 class StageStats:
     """Milliseconds of one stage, per frame.
 
     `mean_ms`, `max_ms` and `count` are of all frames; percentiles (linear between samples, as
-    `numpy.percentile`) are of all frames up to 65,536 and of a uniform sample of them beyond.
+    `numpy.percentile`) are of all frames, or of a uniform sample of 65,536 where there are more.
     """
 
     count: int
@@ -47,7 +43,8 @@ class StageStats:
 class _Samples:
     """Durations of one stage: exact sum, maximum and count, a bounded uniform sample."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, kept: int) -> None:
+        self._most = kept
         self.count, self.sum_ms, self.max_ms = 0, 0.0, 0.0
         self._kept = array("d")
         self._random = random.Random(seed)  # noqa: S311 - a statistical sample, no secret
@@ -56,10 +53,10 @@ class _Samples:
         self.count += 1
         self.sum_ms += duration_ms
         self.max_ms = max(self.max_ms, duration_ms)
-        if len(self._kept) < _RESERVOIR:
+        if len(self._kept) < self._most:
             self._kept.append(duration_ms)
         # algorithm R (Vitter 1985): each of the samples so far stays with equal probability
-        elif (slot := self._random.randrange(self.count)) < _RESERVOIR:
+        elif (slot := self._random.randrange(self.count)) < self._most:
             self._kept[slot] = duration_ms
 
     def stats(self) -> StageStats:
@@ -76,11 +73,16 @@ class _Samples:
 
 
 class StageTimer:
-    """Collects durations from the threads of a pipeline; its methods may be called from any."""
+    """Collects durations from the threads of a pipeline; its methods may be called from any.
 
-    def __init__(self) -> None:
+    Args:
+        kept_samples: Samples of a stage that are kept. Beyond, a uniform sample of this size, so
+            that a pipeline that runs for days stays in 0.5 MB a stage.
+    """
+
+    def __init__(self, *, kept_samples: int = 1 << 16) -> None:
         self._lock = threading.Lock()
-        self._samples = {stage: _Samples(seed) for seed, stage in enumerate(STAGES)}
+        self._samples = {stage: _Samples(seed, kept_samples) for seed, stage in enumerate(STAGES)}
         self._dropped = 0
         self._first_s: float | None = None
         self._last_s = 0.0

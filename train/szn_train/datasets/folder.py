@@ -144,8 +144,10 @@ def _read_indices(path: Path) -> NDArray[np.uint8]:
 
     try:
         with Image.open(path) as picture:
+            # Pillow stretches grey of 2 and 4 bits to 0..255, which would change the indices.
+            packed = next((t[3] for t in picture.tile if t[3] in {"L;2", "L;4"}), None)
             picture.load()
-            mode, indices = picture.mode, np.asarray(picture)
+            mode, indices = packed or picture.mode, np.asarray(picture)
     except FileNotFoundError:
         raise InputError(f"mask {path} is missing") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:

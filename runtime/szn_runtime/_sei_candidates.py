@@ -1,0 +1,340 @@
+"""Compiled kernels of `sei.py`: which labels can win in which cell of the grid (docs/sei.md).
+
+Terms: a *node* is a position of the network's grid, a *cell* the pixels between four nodes (its
+*corners*: top left, top right, bottom left, bottom right). A *row* of a label list is a position in
+`ids`, which holds the labels' indices in ascending order; comparing rows compares labels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+__all__ = ["collect_candidates", "label_filter"]
+
+F32 = NDArray[np.float32]
+I32 = NDArray[np.int32]
+
+HUGE = np.float32(3e38)  # stands for infinity, which `ninf`-like assumptions would not survive
+LANES = 64  # vector loops run over multiples of this, so that equal labels get equal bits
+
+# Finite numbers only (checked before), so a maximum may be taken in any order.
+_fast = njit(nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz", "contract"})
+_sums = njit(
+    nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz", "contract", "reassoc"}
+)
+
+
+@_fast
+def _multiply_four(
+    lanes: F32, weights: F32, m0: int, m1: int, m2: int, m3: int, width: int, out: F32
+) -> None:
+    """Scores of four labels at many nodes, or of many labels at four nodes.
+
+    Args:
+        lanes: (j, n) float32, n a multiple of LANES.
+        weights: (m, j) float32, of which the rows `m0` to `m3` are used.
+        width: Columns to compute, a multiple of LANES.
+        out: (4, n) float32, overwritten: `out[i, c] = <weights[m_i], lanes[:, c]>`.
+    """
+    dim = lanes.shape[0]
+    out0, out1, out2, out3 = out[0], out[1], out[2], out[3]
+    out[:, :width] = np.float32(0)
+    whole = dim - dim % 4
+    for d in range(0, whole, 4):
+        x0, x1, x2, x3 = lanes[d], lanes[d + 1], lanes[d + 2], lanes[d + 3]
+        a0, a1, a2, a3 = weights[m0, d], weights[m0, d + 1], weights[m0, d + 2], weights[m0, d + 3]
+        b0, b1, b2, b3 = weights[m1, d], weights[m1, d + 1], weights[m1, d + 2], weights[m1, d + 3]
+        c0, c1, c2, c3 = weights[m2, d], weights[m2, d + 1], weights[m2, d + 2], weights[m2, d + 3]
+        e0, e1, e2, e3 = weights[m3, d], weights[m3, d + 1], weights[m3, d + 2], weights[m3, d + 3]
+        for n in range(width):
+            # read first: for all the compiler knows, writing out0 could change the lanes
+            y0, y1, y2, y3 = x0[n], x1[n], x2[n], x3[n]
+            out0[n] = (((out0[n] + a0 * y0) + a1 * y1) + a2 * y2) + a3 * y3
+            out1[n] = (((out1[n] + b0 * y0) + b1 * y1) + b2 * y2) + b3 * y3
+            out2[n] = (((out2[n] + c0 * y0) + c1 * y1) + c2 * y2) + c3 * y3
+            out3[n] = (((out3[n] + e0 * y0) + e1 * y1) + e2 * y2) + e3 * y3
+    for d in range(whole, dim):
+        x0 = lanes[d]
+        a0, b0, c0, e0 = weights[m0, d], weights[m1, d], weights[m2, d], weights[m3, d]
+        for n in range(width):
+            y0 = x0[n]
+            out0[n] += a0 * y0
+            out1[n] += b0 * y0
+            out2[n] += c0 * y0
+            out3[n] += e0 * y0
+
+
+@_sums
+def _dot(a: F32, b: F32) -> np.float32:
+    total = np.float32(0)
+    for d in range(a.size):
+        total += a[d] * b[d]
+    return total
+
+
+@_fast
+def _update_bounds(
+    nodes: F32, norm: F32, slack: F32, embeddings: F32, ids: I32, corners: I32,
+    winner: I32, known: I32, bound: F32,
+) -> None:
+    """Bounds of the cells whose corner winners have changed since `known`.
+
+    For weights `l_m >= 0` of sum 1 over labels m, a label beaten at all four corners by the mixture
+    `g_c = sum_m l_m S_mc` is beaten in the whole cell by one of the m. Of the equal-weight mixtures
+    of the corner winners, take the one whose least `g_c / |E_c|` is greatest.
+
+    Args:
+        nodes: (n, j) float32 embeddings of the nodes, `norm` (n,) their lengths, `slack` (n,) what
+            rounding can move a score there.
+        corners: (cells, 4) int32 nodes of each cell.
+        winner: (n,) int32 row of the best label so far at each node.
+        known: (cells, 4) int32 winners that `bound` was made from, updated.
+        bound: (cells, 4) float32 `g_c - slack`, updated; HUGE at nodes of length 0, where all
+            labels tie.
+    """
+    share = np.empty((4, 4), np.float32)  # (distinct winner, corner) score / length of the node
+    distinct = np.empty(4, np.int32)
+    for i in range(corners.shape[0]):
+        changed = False
+        for c in range(4):
+            row = winner[corners[i, c]]
+            if known[i, c] != row:
+                known[i, c] = row
+                changed = True
+        if not changed:
+            continue
+        count = 0
+        for c in range(4):
+            new = True
+            for q in range(count):
+                new = new and distinct[q] != known[i, c]
+            if new:
+                distinct[count] = known[i, c]
+                count += 1
+        for q in range(count):
+            label = embeddings[ids[distinct[q]]]
+            for c in range(4):
+                n = corners[i, c]
+                share[q, c] = _dot(nodes[n], label) / norm[n] if norm[n] > 0 else np.float32(2)
+        greatest = -HUGE
+        for subset in range(1, 1 << count):
+            size = np.float32(0)
+            g0 = g1 = g2 = g3 = np.float32(0)
+            for q in range(count):
+                if (subset >> q) & 1:
+                    size += np.float32(1)
+                    g0 += share[q, 0]
+                    g1 += share[q, 1]
+                    g2 += share[q, 2]
+                    g3 += share[q, 3]
+            least = min(min(g0, g1), min(g2, g3)) / size
+            if least > greatest:
+                greatest = least
+                bound[i, 0], bound[i, 1] = g0 / size, g1 / size
+                bound[i, 2], bound[i, 3] = g2 / size, g3 / size
+        for c in range(4):
+            n = corners[i, c]
+            bound[i, c] = bound[i, c] * norm[n] - slack[n] if norm[n] > 0 else HUGE
+
+
+@_fast
+def _raise_best(scores: F32, row: int, best: F32, winner: I32) -> None:
+    for n in range(best.size):
+        higher = scores[n] > best[n]
+        winner[n] = row if higher else winner[n]
+        best[n] = scores[n] if higher else best[n]
+
+
+@_fast
+def _any_reaches(scores: F32, threshold: F32) -> int:
+    s0, s1, s2, s3 = scores[0], scores[1], scores[2], scores[3]
+    hit = np.int32(0)
+    for n in range(threshold.size):
+        a = s0[n] if s0[n] > s1[n] else s1[n]
+        b = s2[n] if s2[n] > s3[n] else s3[n]
+        c = a if a > b else b
+        hit = np.int32(1) if c >= threshold[n] else hit
+    return hit
+
+
+@_fast
+def _reaches(scores: F32, threshold: F32) -> int:
+    hit = np.int32(0)
+    for n in range(threshold.size):
+        hit = np.int32(1) if scores[n] >= threshold[n] else hit
+    return hit
+
+
+@_fast
+def label_filter(
+    nodes: F32, norm: F32, slack: F32, embeddings: F32, ids: I32, corners: I32, start: int
+) -> tuple[I32, I32]:
+    """Drop the labels that stay below the bounds of every cell, in one pass over all labels.
+
+    A label is kept if at some node it reaches the least bound of the cells around it. The bounds
+    come from the winners among the labels so far, and are valid whatever labels they come from.
+
+    Args:
+        nodes: (n, j) float32 and `norm`, `slack`, `corners` as for the bounds.
+        embeddings: (K, j) float32 of all labels.
+        ids: (k,) int32 labels to choose from, ascending.
+        start: Labels to find the first winners among.
+
+    Returns:
+        The kept part of `ids`, which holds every label that wins anywhere, and for each node the
+        row of its best label there.
+    """
+    count_nodes, dim = nodes.shape
+    width = -(-count_nodes // LANES) * LANES
+    lanes = np.zeros((dim, width), np.float32)
+    lanes[:, :count_nodes] = nodes.T
+    scores = np.empty((4, width), np.float32)
+    best = np.full(width, -HUGE, np.float32)
+    winner = np.zeros(width, np.int32)
+    bound = np.empty((corners.shape[0], 4), np.float32)
+    known = np.full((corners.shape[0], 4), -1, np.int32)
+    threshold = np.full(width, HUGE, np.float32)
+    kept = np.empty(ids.size, np.int32)
+    kept_row = np.full(ids.size, -1, np.int32)
+    count = 0
+    last = ids.size - 1
+    for row in range(0, min(start, ids.size), 4):
+        k1, k2, k3 = min(row + 1, last), min(row + 2, last), min(row + 3, last)
+        _multiply_four(lanes, embeddings, ids[row], ids[k1], ids[k2], ids[k3], width, scores)
+        for k in range(row, k3 + 1):
+            _raise_best(scores[k - row], k, best, winner)
+    refresh = 0
+    for row in range(0, ids.size, 4):
+        if row >= refresh:
+            _update_bounds(nodes, norm, slack, embeddings, ids, corners, winner, known, bound)
+            threshold[:count_nodes] = HUGE
+            for i in range(corners.shape[0]):
+                for c in range(4):
+                    n = corners[i, c]
+                    threshold[n] = min(threshold[n], bound[i, c])
+            refresh = max(start, 2 * row)
+        k1, k2, k3 = min(row + 1, last), min(row + 2, last), min(row + 3, last)
+        _multiply_four(lanes, embeddings, ids[row], ids[k1], ids[k2], ids[k3], width, scores)
+        if row > 0 and not _any_reaches(scores, threshold):
+            continue
+        for k in range(row, k3 + 1):
+            # the first label wins where all tie, at nodes of length 0
+            if k == 0 or _reaches(scores[k - row], threshold):
+                _raise_best(scores[k - row], k, best, winner)
+                kept[count] = ids[k]
+                kept_row[k] = count
+                count += 1
+    for n in range(count_nodes):
+        winner[n] = kept_row[winner[n]]
+    return kept[:count].copy(), winner[:count_nodes].copy()
+
+
+@_fast
+def _find_best(scores: F32, size: int, first_row: int, n: int, best: F32, winner: I32) -> None:
+    for k0 in range(0, size, LANES):
+        k1 = min(k0 + LANES, size)
+        higher = np.int32(0)
+        for k in range(k0, k1):
+            higher = np.int32(1) if scores[k] > best[n] else higher
+        if higher:
+            for k in range(k0, k1):
+                if scores[k] > best[n]:
+                    best[n] = scores[k]
+                    winner[n] = first_row + k
+
+
+@_fast
+def _flag(
+    s0: F32, s1: F32, s2: F32, s3: F32, bound: F32, size: int, flags: NDArray[np.uint8]
+) -> None:
+    b0, b1, b2, b3 = bound[0], bound[1], bound[2], bound[3]
+    for k in range(size):
+        flags[k] = (s0[k] >= b0) | (s1[k] >= b1) | (s2[k] >= b2) | (s3[k] >= b3)
+
+
+@_fast
+def collect_candidates(
+    nodes: F32, norm: F32, slack: F32, embeddings: F32, ids: I32, corners: I32,
+    winner: I32, block: int,
+) -> tuple[NDArray[np.int64], I32, F32]:
+    """Labels that can win somewhere in a cell, for all cells, with their scores at the corners.
+
+    Args:
+        nodes: (n, j) float32 and `norm`, `slack`, `corners` as for the bounds.
+        embeddings: (K, j) float32 of all labels.
+        ids: (k,) int32 labels to choose from, ascending.
+        winner: (n,) int32 row of the best label at each node, or empty: it is found on the way.
+        block: Labels whose scores are held at a time, a multiple of LANES.
+
+    Returns:
+        `start` (blocks, cells + 1), `label` (m,) and `score` (4, m): those of cell i are, for each
+        block b, at `start[b, i]` to `start[b, i + 1]`; labels ascend.
+    """
+    count_nodes, dim = nodes.shape
+    cells = corners.shape[0]
+    search = winner.size == 0
+    block = min(block, -(-ids.size // LANES) * LANES)
+    blocks = -(-ids.size // block)
+    lanes = np.zeros((dim, block), np.float32)
+    scores = np.empty((count_nodes + 3, block), np.float32)
+    best = np.full(count_nodes, -HUGE, np.float32)
+    if search:
+        winner = np.zeros(count_nodes, np.int32)
+    bound = np.empty((cells, 4), np.float32)
+    known = np.full((cells, 4), -1, np.int32)
+    flags = np.empty(block, np.uint8)
+    rows = np.empty(block + 1, np.int32)
+    start = np.empty((blocks, cells + 1), np.int64)
+    capacity = 16 * cells + block
+    label = np.empty(capacity, np.int32)
+    score = np.empty((4, capacity), np.float32)
+    count = 0
+    last = count_nodes - 1
+    for b in range(blocks):
+        first_row = b * block
+        size = min(block, ids.size - first_row)
+        width = -(-size // LANES) * LANES
+        for k in range(size):
+            for d in range(dim):
+                lanes[d, k] = embeddings[ids[first_row + k], d]
+        for n in range(0, count_nodes, 4):
+            n1, n2, n3 = min(n + 1, last), min(n + 2, last), min(n + 3, last)
+            _multiply_four(lanes, nodes, n, n1, n2, n3, width, scores[n : n + 4])
+            if search:
+                for q in range(n, n3 + 1):
+                    _find_best(scores[q], size, first_row, q, best, winner)
+        _update_bounds(nodes, norm, slack, embeddings, ids, corners, winner, known, bound)
+        for i in range(cells):
+            start[b, i] = count
+            n0, n1, n2, n3 = corners[i, 0], corners[i, 1], corners[i, 2], corners[i, 3]
+            _flag(scores[n0], scores[n1], scores[n2], scores[n3], bound[i], size, flags)
+            if b == 0 and min(min(norm[n0], norm[n1]), min(norm[n2], norm[n3])) == 0:
+                flags[0] = 1  # wins where all labels tie
+            found = 0
+            for k in range(size):
+                rows[found] = k
+                found += flags[k]
+            if count + found > capacity:
+                capacity = 2 * capacity + found
+                label, score = _grown(label, score, count, capacity)
+            for p in range(found):
+                k = rows[p]
+                label[count + p] = ids[first_row + k]
+                score[0, count + p] = scores[n0, k]
+                score[1, count + p] = scores[n1, k]
+                score[2, count + p] = scores[n2, k]
+                score[3, count + p] = scores[n3, k]
+            count += found
+        start[b, cells] = count
+    return start, label, score
+
+
+@_fast
+def _grown(label: I32, score: F32, count: int, capacity: int) -> tuple[I32, F32]:
+    more_label = np.empty(capacity, np.int32)
+    more_label[:count] = label[:count]
+    more_score = np.empty((4, capacity), np.float32)
+    more_score[:, :count] = score[:, :count]
+    return more_label, more_score

@@ -1,0 +1,343 @@
+"""Compiled kernels of `sei.py`: from a cell's candidates to the labels of its pixels.
+
+A cell's scores are `w0 * a + w1 * b`, products and sum rounded apart (no fused operations): rounding
+then keeps the order of two labels, so that one that is below another at all corners is never above
+it inside.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+__all__ = ["gather", "paint_cell", "paint_mixed_cell", "prune"]
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+I32 = NDArray[np.int32]
+I64 = NDArray[np.int64]
+
+_LOWEST = np.float32(-3e38)
+_CHUNK = 64
+# Below this many candidates it costs less to carry a hopeless one than to find it.
+_FEW = 4
+
+# The order of operations is kept; only NaN is excluded, which the input checks have done.
+_ordered = njit(nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz"})
+
+
+@_ordered
+def gather(cell: int, start: I64, label: I32, score: F32, to_label: I32, to_score: F32) -> int:
+    """Copy the candidates of one cell from all blocks.
+
+    Args:
+        cell: Column of `start`.
+        start: (blocks, cells + 1), `label` (m,) and `score` (4, m) as `collect_candidates` gives.
+        to_label: (n,) and `to_score` (4, n), overwritten.
+
+    Returns:
+        How many there are; their labels ascend.
+    """
+    count = 0
+    for b in range(start.shape[0]):
+        for p in range(start[b, cell], start[b, cell + 1]):
+            to_label[count] = label[p]
+            for c in range(4):
+                to_score[c, count] = score[c, p]
+            count += 1
+    return count
+
+
+@_ordered
+def _first_best(values: F32, count: int) -> int:
+    top = _LOWEST
+    at = 0
+    for p0 in range(0, count, _CHUNK):
+        p1 = min(p0 + _CHUNK, count)
+        higher = np.int32(0)
+        for p in range(p0, p1):
+            higher = np.int32(1) if values[p] > top else higher
+        if higher:
+            for p in range(p0, p1):
+                if values[p] > top:
+                    top = values[p]
+                    at = p
+    return at
+
+
+@_ordered
+def prune(label: I32, score: F32, count: int, values: F32, alive: NDArray[np.uint8]) -> int:
+    """Drop candidates that a winner at a corner, mid-edge or the centre beats at all corners.
+
+    Args:
+        label: (n,) ascending and `score` (4, n); the kept ones are moved to the front.
+        count: How many there are, at least 1.
+        values: (n,) float32 scratch.
+        alive: (n,) uint8 scratch.
+
+    Returns:
+        How many are kept: 1 if one label wins in the whole cell.
+    """
+    s0, s1, s2, s3 = score[0], score[1], score[2], score[3]
+    points = np.empty(9, np.int64)
+    for c in range(4):
+        points[c] = _first_best(score[c], count)
+    if points[0] == points[1] == points[2] == points[3]:
+        p = points[0]
+        label[0] = label[p]
+        for c in range(4):
+            score[c, 0] = score[c, p]
+        return 1
+    if count <= _FEW:
+        return count
+    for e in range(5):
+        if e == 0:
+            for p in range(count):
+                values[p] = s0[p] + s1[p]
+        elif e == 1:
+            for p in range(count):
+                values[p] = s2[p] + s3[p]
+        elif e == 2:
+            for p in range(count):
+                values[p] = s0[p] + s2[p]
+        elif e == 3:
+            for p in range(count):
+                values[p] = s1[p] + s3[p]
+        else:
+            for p in range(count):
+                values[p] = (s0[p] + s1[p]) + (s2[p] + s3[p])
+        points[4 + e] = _first_best(values, count)
+    alive[:count] = 1
+    for e in range(9):
+        m = points[e]
+        if e > 0 and (points[:e] == m).any():
+            continue
+        m0, m1, m2, m3 = s0[m], s1[m], s2[m], s3[m]
+        # where both score the same the lower label wins: it is dropped only if beaten outright
+        for p in range(m):
+            alive[p] &= (s0[p] >= m0) | (s1[p] >= m1) | (s2[p] >= m2) | (s3[p] >= m3)
+        for p in range(m + 1, count):
+            alive[p] &= (s0[p] > m0) | (s1[p] > m1) | (s2[p] > m2) | (s3[p] > m3)
+    kept = 0
+    for p in range(count):
+        if alive[p]:
+            label[kept] = label[p]
+            s0[kept], s1[kept], s2[kept], s3[kept] = s0[p], s1[p], s2[p], s3[p]
+            kept += 1
+    return kept
+
+
+@_ordered
+def _best_at(a: F32, b: F32, count: int, w0: np.float32, w1: np.float32) -> int:
+    top = w0 * a[0] + w1 * b[0]
+    at = 0
+    for p in range(1, count):
+        value = w0 * a[p] + w1 * b[p]
+        if value > top:
+            top = value
+            at = p
+    return at
+
+
+@_ordered
+def _runs(
+    a: F32, b: F32, count: int, weight: F32, low: int, high: int, first: int, last: int,
+    run_end: I64, run_at: I64,
+) -> int:
+    """Which candidate wins along a line of pixels, as runs.
+
+    Scores change linearly along the line, so a candidate that wins at two pixels wins between them:
+    only the pixels beside the changes are looked at.
+
+    Args:
+        a: (n,) scores at one end of the cell and `b` (n,) at the other.
+        count: How many candidates there are.
+        weight: (2, pixels) weights of `a` and `b` at each pixel.
+        low: First pixel and `high` last, inclusive.
+        first: Winner at `low` and `last` at `high`.
+        run_end: (pixels,) scratch: the pixel after each run.
+        run_at: (pixels,) scratch: the winner of each run.
+
+    Returns:
+        The number of runs.
+    """
+    runs = 0
+    current = first
+    while True:
+        end, far = high, last
+        while far != current:
+            # where the line of `far` crosses that of `current`; a guess that is off by rounding
+            # costs a further round, nothing else
+            behind = (weight[0, low] * a[current] + weight[1, low] * b[current]) - (
+                weight[0, low] * a[far] + weight[1, low] * b[far]
+            )
+            ahead = (weight[0, end] * a[far] + weight[1, end] * b[far]) - (
+                weight[0, end] * a[current] + weight[1, end] * b[current]
+            )
+            split = low + 1
+            if behind + ahead > 0:
+                split = low + int(np.ceil((end - low) * behind / (behind + ahead)))
+            split = min(max(split, low + 1), end)
+            before = split - 1
+            winner = current
+            if before > low:
+                winner = _best_at(a, b, count, weight[0, before], weight[1, before])
+            end, far = before, winner
+        run_end[runs] = end + 1
+        run_at[runs] = current
+        runs += 1
+        low = end + 1
+        if low > high:
+            return runs
+        current = last
+        if low < high:
+            current = _best_at(a, b, count, weight[0, low], weight[1, low])
+
+
+@_ordered
+def _fill(
+    labels: NDArray[Any], seen: NDArray[np.bool_], y: int, x0: int, x1: int, label: int, flag: bool
+) -> None:
+    for x in range(x0, x1):
+        labels[y, x] = label
+    for x in range(x0, x1):
+        seen[y, x] = flag
+
+
+@_ordered
+def _paint_row(
+    label: I32, score: F32, count: int, y_weight: F32, x_weight: F32, y: int, x0: int, x1: int,
+    first: int, last: int, a: F32, b: F32, run_end: I64, run_at: I64,
+    flags: NDArray[np.bool_], labels: NDArray[Any], seen: NDArray[np.bool_],
+) -> None:
+    """Paint pixels x0 to x1 - 1 of row y; `first` and `last` win at the ends, -1: not known."""
+    if count == 1:
+        _fill(labels, seen, y, x0, x1, label[0], flags[label[0]])
+        return
+    if first >= 0 and first == last:
+        _fill(labels, seen, y, x0, x1, label[first], flags[label[first]])
+        return
+    v0, v1 = y_weight[0, y], y_weight[1, y]
+    for p in range(count):
+        a[p] = v0 * score[0, p] + v1 * score[2, p]
+        b[p] = v0 * score[1, p] + v1 * score[3, p]
+    if first < 0:
+        first = _best_at(a, b, count, x_weight[0, x0], x_weight[1, x0])
+        last = _best_at(a, b, count, x_weight[0, x1 - 1], x_weight[1, x1 - 1])
+    runs = _runs(a, b, count, x_weight, x0, x1 - 1, first, last, run_end, run_at)
+    for r in range(runs):
+        won = label[run_at[r]]
+        _fill(labels, seen, y, x0, run_end[r], won, flags[won])
+        x0 = run_end[r]
+
+
+@_ordered
+def _edge(
+    label_count: int, score: F32, y_weight: F32, x_weight: F32, y0: int, y1: int, x: int,
+    a: F32, b: F32, run_end: I64, run_at: I64, winner: I64,
+) -> None:
+    """Winners of the pixels y0 to y1 - 1 of column x, into `winner` from 0."""
+    u0, u1 = x_weight[0, x], x_weight[1, x]
+    for p in range(label_count):
+        a[p] = u0 * score[0, p] + u1 * score[1, p]
+        b[p] = u0 * score[2, p] + u1 * score[3, p]
+    first = _best_at(a, b, label_count, y_weight[0, y0], y_weight[1, y0])
+    last = _best_at(a, b, label_count, y_weight[0, y1 - 1], y_weight[1, y1 - 1])
+    runs = _runs(a, b, label_count, y_weight, y0, y1 - 1, first, last, run_end, run_at)
+    y = y0
+    for r in range(runs):
+        while y < run_end[r]:
+            winner[y - y0] = run_at[r]
+            y += 1
+
+
+@_ordered
+def paint_cell(
+    label: I32, score: F32, count: int, y_weight: F32, x_weight: F32,
+    y0: int, y1: int, x0: int, x1: int,
+    a: F32, b: F32, run_end: I64, run_at: I64, left: I64, right: I64,
+    flags: NDArray[np.bool_], labels: NDArray[Any], seen: NDArray[np.bool_],
+) -> None:
+    """Paint a cell whose pixels all choose among the same candidates.
+
+    Args:
+        label: (n,) candidates, ascending.
+        score: (4, n) float32 their scores at the corners.
+        count: How many candidates there are.
+        y_weight: (2, H) float32 weights of the upper and lower nodes.
+        x_weight: (2, W) float32 weights of the left and right nodes.
+        y0: First row; `y1` the row after the last.
+        x0: First column; `x1` the column after the last.
+        a: (n,) float32 scratch, and so `b`.
+        run_end: (pixels,) int64 scratch, and so `run_at`, `left`, `right`.
+        flags: (K,) bool, what to write to `seen` where a label wins.
+        labels: (H, W) map to write to.
+        seen: (H, W) map to write to.
+    """
+    if count > 1:
+        _edge(count, score, y_weight, x_weight, y0, y1, x0, a, b, run_end, run_at, left)
+        _edge(count, score, y_weight, x_weight, y0, y1, x1 - 1, a, b, run_end, run_at, right)
+    for y in range(y0, y1):
+        _paint_row(
+            label, score, count, y_weight, x_weight, y, x0, x1, left[y - y0], right[y - y0],
+            a, b, run_end, run_at, flags, labels, seen,
+        )
+
+
+@_ordered
+def _is_seen(d0: float, d1: float, weight: F32, x: int) -> bool:
+    return weight[0, x] * d0 + weight[1, x] * d1 > 0
+
+
+@_ordered
+def paint_mixed_cell(
+    seen_label: I32, seen_score: F32, seen_count: int,
+    unseen_label: I32, unseen_score: F32, unseen_count: int,
+    difference: F64, y_weight: F32, x_weight: F32, y0: int, y1: int, x0: int, x1: int,
+    a: F32, b: F32, run_end: I64, run_at: I64,
+    flags: NDArray[np.bool_], labels: NDArray[Any], seen: NDArray[np.bool_],
+) -> None:
+    """Paint a cell where the seenmask changes sign: each pixel takes its own candidates.
+
+    Args:
+        seen_label: (n,), `seen_score` (4, n), `seen_count`: candidates of the seen pixels.
+        unseen_label: (m,), `unseen_score` (4, m), `unseen_count`: of the unseen pixels.
+        difference: (4,) float64 seen minus unseen logit at the corners, bias included.
+
+    The others are those of `paint_cell`.
+    """
+    for y in range(y0, y1):
+        v0, v1 = y_weight[0, y], y_weight[1, y]
+        d0 = v0 * difference[0] + v1 * difference[2]
+        d1 = v0 * difference[1] + v1 * difference[3]
+        now = _is_seen(d0, d1, x_weight, x0)
+        split = x1  # first pixel of the other kind: the difference is linear, there is one change
+        if _is_seen(d0, d1, x_weight, x1 - 1) != now:
+            split = x0 + 1
+            if d0 != d1:
+                # the weights grow evenly along the row, from that of x0 to that of x1 - 1
+                w, z = x_weight[1, x0], x_weight[1, x1 - 1]
+                split = x0 + int((d0 / (d0 - d1) - w) / (z - w) * (x1 - 1 - x0))
+            split = min(max(split, x0 + 1), x1 - 1)
+            while split > x0 + 1 and _is_seen(d0, d1, x_weight, split - 1) != now:
+                split -= 1
+            while _is_seen(d0, d1, x_weight, split) == now:
+                split += 1
+        start = x0
+        for end in (split, x1):
+            if end > start:
+                if now:
+                    _paint_row(
+                        seen_label, seen_score, seen_count, y_weight, x_weight, y, start, end,
+                        -1, -1, a, b, run_end, run_at, flags, labels, seen,
+                    )
+                else:
+                    _paint_row(
+                        unseen_label, unseen_score, unseen_count, y_weight, x_weight, y, start,
+                        end, -1, -1, a, b, run_end, run_at, flags, labels, seen,
+                    )
+            start = end
+            now = not now

@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import builtins
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from szn_runtime.backends import BACKENDS, Backend, Grids, open_backend
+from szn_runtime.backends.fake import FakeBackend
+from szn_runtime.backends.onnxrt import OnnxRuntimeBackend
+from szn_runtime.bundle import Bundle
+from szn_runtime.errors import BackendError, BundleError, MissingDependencyError
+from tests.runtime import catalogue
+
+
+def frames(n: int = 1, height: int = 16, width: int = 24, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(n, 3, height, width)).astype(np.float32)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return Bundle.open(catalogue.tiny_bundle(tmp_path / "tiny"))
+
+
+@pytest.fixture(params=sorted(BACKENDS))
+def backend(request: pytest.FixtureRequest, bundle: Bundle) -> Backend:
+    return open_backend(request.param, bundle)
+
+
+class TestEveryBackend:
+    def test_formula(self, backend: Backend) -> None:
+        batch = frames(2)
+        means = batch.reshape(2, 3, 2, 8, 3, 8).mean(axis=(3, 5))
+        grids = backend.infer(batch)
+        assert grids.embedding.shape == (2, 6, 2, 3)
+        np.testing.assert_allclose(grids.embedding[:, :3], means, atol=1e-6)
+        np.testing.assert_allclose(grids.embedding[:, 3:], -means, atol=1e-6)
+        np.testing.assert_allclose(grids.seenmask[:, 0], 0, atol=1e-6)
+        np.testing.assert_allclose(grids.seenmask[:, 1], means[:, 0], atol=1e-6)
+
+    def test_sizes_and_batches_may_change(self, backend: Backend) -> None:
+        for n, height, width in [(1, 8, 8), (3, 16, 8), (1, 40, 64)]:
+            grids = backend.infer(frames(n, height, width))
+            assert grids.embedding.shape == (n, 6, height // 8, width // 8)
+            assert grids.seenmask.shape == (n, 2, height // 8, width // 8)
+
+    def test_a_batch_is_its_frames_one_by_one(self, backend: Backend) -> None:
+        batch = frames(3)
+        together = backend.infer(batch)
+        for i in range(3):
+            alone = backend.infer(batch[i : i + 1])
+            np.testing.assert_allclose(alone.embedding[0], together.embedding[i], atol=1e-6)
+
+    def test_results_are_not_overwritten(self, backend: Backend) -> None:
+        batch = frames()
+        first = backend.infer(batch)
+        kept = first.embedding.copy()
+        batch[:] = 5
+        backend.infer(batch)
+        np.testing.assert_array_equal(first.embedding, kept)
+
+    @pytest.mark.parametrize(
+        ("wrong", "match"),
+        [
+            (frames().astype(np.float64), r"got float64 \(1, 3, 16, 24\), expected float32"),
+            (frames()[0], r"got float32 \(3, 16, 24\)"),
+            (frames()[:, :2], r"got float32 \(1, 2, 16, 24\)"),
+            (frames()[:0], r"got float32 \(0, 3, 16, 24\)"),
+            (frames()[..., ::-1], "not contiguous"),
+        ],
+    )
+    def test_frames_that_are_refused(self, backend: Backend, wrong: np.ndarray, match: str) -> None:
+        with pytest.raises(BackendError, match=match):
+            backend.infer(wrong)
+
+    def test_numbers_that_are_not_finite(self, backend: Backend) -> None:
+        batch = frames()
+        batch[0, 0, 0, 0] = np.nan
+        with pytest.raises(BackendError, match="embedding holds numbers that are not finite"):
+            backend.infer(batch)
+
+    def test_closing(self, backend: Backend) -> None:
+        with backend as entered:
+            assert entered is backend
+            backend.infer(frames())
+        backend.close()
+        with pytest.raises(BackendError, match="is closed"):
+            backend.infer(frames())
+
+    def test_facts_for_the_report(self, backend: Backend) -> None:
+        assert backend.name in BACKENDS
+        assert backend.precision == "fp32"
+        assert backend.threads >= 1
+        expected = {"onnxruntime": "CPUExecutionProvider", "fake": "numpy"}
+        assert backend.provider == expected[backend.name]
+
+
+@given(
+    st.integers(1, 7), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(0, 99)
+)
+def test_the_fake_is_the_tiny_model(dim: int, stride: int, h: int, w: int, seed: int) -> None:
+    model = catalogue.onnx_model(dim=dim, stride=stride)
+    real = OnnxRuntimeBackend(model, catalogue.manifest(dim=dim, stride=stride), threads=1)
+    batch = frames(2, h * stride, w * stride, seed)
+    expected = real.infer(batch)
+    found = FakeBackend(dim=dim, stride=stride).infer(batch)
+    np.testing.assert_allclose(found.embedding, expected.embedding, atol=1e-5)
+    np.testing.assert_allclose(found.seenmask, expected.seenmask, atol=1e-5)
+
+
+def test_backends_that_do_not_exist(bundle: Bundle) -> None:
+    with pytest.raises(BackendError, match="no backend 'tpu': expected one of fake, onnx"):
+        open_backend("tpu", bundle)
+    with pytest.raises(BundleError, match="no onnx model in int8"):
+        open_backend("onnxruntime", bundle, precision="int8")
+    with pytest.raises(BackendError, match="one thread and fp32: got 4 threads, fp32"):
+        open_backend("fake", bundle, threads=4)
+
+
+def test_the_fake_can_fail_and_be_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    backend = catalogue.fake_backend(fail_at=1, delay_s=0.02)
+    backend.infer(frames())
+    with pytest.raises(BackendError, match="the fake backend failed: got call 1"):
+        backend.infer(frames())
+    backend.infer(frames())
+    assert backend.calls == 3
+    assert slept == [0.02, 0.02]
+    with pytest.raises(BackendError, match=r"no multiple of the stride: got \(12, 24\)"):
+        backend.infer(frames(height=12))
+
+
+def test_threads(bundle: Bundle) -> None:
+    usable = len(os.sched_getaffinity(0))
+    assert open_backend("onnxruntime", bundle).threads == usable
+    assert open_backend("onnxruntime", bundle, threads=1).threads == 1
+    for wrong in (0, -1, 100_000):
+        with pytest.raises(BackendError, match=f"threads is out of range: got {wrong}"):
+            open_backend("onnxruntime", bundle, threads=wrong)
+
+
+def test_a_provider_that_is_not_there() -> None:
+    with pytest.raises(BackendError, match=r"has no CUDAExecutionProvider: got .*CPU.*szn\[gpu\]"):
+        OnnxRuntimeBackend(
+            catalogue.onnx_model(), catalogue.manifest(), provider="CUDAExecutionProvider"
+        )
+
+
+def test_a_provider_that_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime as ort
+
+    # a wheel with CUDA lists the provider, and falls back where there is no GPU
+    listed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(ort, "get_available_providers", lambda: listed)
+    session = ort.InferenceSession
+
+    def open_on_the_cpu(model: bytes, options: Any, providers: list[str]) -> Any:
+        return session(model, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(ort, "InferenceSession", open_on_the_cpu)
+    with pytest.raises(BackendError, match=r"fell back to another .*got CPU.*expected CUDA"):
+        OnnxRuntimeBackend(
+            catalogue.onnx_model(), catalogue.manifest(), provider="CUDAExecutionProvider"
+        )
+
+
+@pytest.mark.parametrize(
+    ("model", "match"),
+    [
+        (lambda: b"", "cannot load the model"),
+        (lambda: b"text", "cannot load the model"),
+        (lambda: catalogue.onnx_model()[:200], "cannot load the model"),
+        (lambda: catalogue.onnx_model(input_name="x"), "no input 'image'.*got x; export"),
+        (lambda: catalogue.onnx_model(embedding_name="x"), "no output 'embedding'.*got x, seenm"),
+        (lambda: catalogue.onnx_model(seenmask_name="x"), "no output 'seenmask'.*got embedding, x"),
+        (lambda: catalogue.onnx_model(dim=5), r"'embedding' of the model does not fit.*, 5, "),
+        (lambda: catalogue.onnx_model(seenmask_channels=3), r"'seenmask' of the model .*, 3, "),
+    ],
+)
+def test_models_that_do_not_fit_the_manifest(model: Callable[[], bytes], match: str) -> None:
+    with pytest.raises(BackendError, match=match) as caught:
+        OnnxRuntimeBackend(model(), catalogue.manifest())
+    assert "\n" not in str(caught.value)
+
+
+def test_models_with_other_inputs() -> None:
+    import onnx
+
+    model = onnx.load_model_from_string(catalogue.onnx_model())
+    model.graph.input.append(
+        onnx.helper.make_tensor_value_info("extra", onnx.TensorProto.FLOAT, [1])
+    )
+    with pytest.raises(BackendError, match="more than one input: got image, extra"):
+        OnnxRuntimeBackend(model.SerializeToString(), catalogue.manifest())
+
+    half = onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT16, ["n", 3, "h", "w"])
+    cast = onnx.helper.make_node("Cast", ["image"], ["real"], to=onnx.TensorProto.FLOAT)
+    model = onnx.load_model_from_string(catalogue.onnx_model())
+    model.graph.input[0].CopyFrom(half)
+    model.graph.node[0].input[0] = "real"
+    model.graph.node.insert(0, cast)
+    with pytest.raises(BackendError, match=r"input 'image' .*got tensor\(float16\)"):
+        OnnxRuntimeBackend(model.SerializeToString(), catalogue.manifest())
+
+
+def test_a_model_that_fails_at_run_time() -> None:
+    fixed = catalogue.onnx_model(image_shape=(1, 3, 16, 24))
+    backend = OnnxRuntimeBackend(fixed, catalogue.manifest())
+    backend.infer(frames())
+    with pytest.raises(BackendError, match=r"failed on frames of shape \(2, 3, 16, 24\): got") as e:
+        backend.infer(frames(2))
+    assert "\n" not in str(e.value)
+
+
+def test_a_model_whose_seenmask_is_not_a_number() -> None:
+    backend = OnnxRuntimeBackend(catalogue.onnx_model(poison=True), catalogue.manifest())
+    with pytest.raises(BackendError, match="seenmask holds numbers that are not finite; use fp32"):
+        backend.infer(frames())
+
+
+def test_without_onnxruntime(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
+    real = builtins.__import__
+
+    def refuse(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "onnxruntime":
+            raise ImportError("No module named 'onnxruntime'")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(
+        MissingDependencyError, match=r'onnxruntime is not installed.*pip install "szn\[cpu\]"'
+    ):
+        open_backend("onnxruntime", bundle)
+
+
+def test_importing_the_backends_imports_no_library() -> None:
+    code = (
+        "import sys, szn_runtime.backends, szn_runtime.backends.onnxrt\n"
+        "print('onnxruntime' in sys.modules)\n"
+        "import onnxruntime\n"
+        "print('onnxruntime' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.split() == ["False", "True"]  # the second shows that the probe can fail
+
+
+@pytest.mark.parametrize(
+    ("embedding", "seenmask", "match"),
+    [
+        (np.ones((1, 6, 2, 3)), np.ones((1, 2, 2, 3), np.float32), "got float64 and float32"),
+        (np.ones((6, 2, 3), np.float32), np.ones((1, 2, 2, 3), np.float32), "do not fit together"),
+        (np.ones((1, 6, 2, 3), np.float32), np.ones((1, 3, 2, 3), np.float32), "do not fit toget"),
+        (np.ones((1, 6, 2, 3), np.float32), np.ones((1, 2, 3, 2), np.float32), "do not fit toget"),
+        (np.ones((0, 6, 2, 3), np.float32), np.ones((0, 2, 2, 3), np.float32), "do not fit toget"),
+    ],
+)
+def test_grids_that_are_refused(embedding: np.ndarray, seenmask: np.ndarray, match: str) -> None:
+    with pytest.raises(BackendError, match=match):
+        Grids(embedding=embedding, seenmask=seenmask)
