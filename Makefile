@@ -16,7 +16,6 @@ test: $(VENV)/.installed
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/mypy tests benchmarks
 	$(VENV)/bin/pytest $(PYTEST_ARGS)
 
 format: $(VENV)/.installed

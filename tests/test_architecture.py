@@ -101,7 +101,8 @@ def test_the_runtime_names_no_library_but_its_own() -> None:
 def test_importing_the_runtime_costs_nothing() -> None:
     source = (
         "import sys, szn_runtime; "
-        "print(sorted({m.partition('.')[0] for m in sys.modules} & {'cv2', 'numba', 'numpy', 'av'}))"
+        "roots = {m.partition('.')[0] for m in sys.modules}; "
+        "print(sorted(roots & {'cv2', 'numba', 'numpy', 'av'}))"
     )
     result = subprocess.run(
         [sys.executable, "-c", source], capture_output=True, text=True, check=True

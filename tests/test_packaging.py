@@ -64,7 +64,8 @@ def clean_environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     venv.create(folder, with_pip=True)
     installed = run(
         folder / "bin" / "python", "-m", "pip", "install", "--quiet",
-        "--disable-pip-version-check", "-c", REPOSITORY / "constraints.txt", f"szn[cpu] @ {wheel.as_uri()}",
+        "--disable-pip-version-check", "-c", REPOSITORY / "constraints.txt",
+        f"szn[cpu] @ {wheel.as_uri()}",
     )  # fmt: skip
     if installed.returncode and "Failed to establish a new connection" in installed.stderr:
         pytest.skip("no package index in reach")

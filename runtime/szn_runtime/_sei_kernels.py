@@ -13,7 +13,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from szn_runtime._sei_candidates import collect_candidates, label_filter
-from szn_runtime._sei_paint import gather, paint_cell, paint_mixed_cell, prune
+from szn_runtime._sei_paint import gather, paint_cell, prune
 
 __all__ = ["label_grid"]
 
@@ -166,6 +166,7 @@ def label_grid(
     run_end, run_at = np.empty(longest, np.int64), np.empty(longest, np.int64)
     left, right = np.empty(longest, np.int64), np.empty(longest, np.int64)
     delta = np.empty(4, np.float64)
+    counts = np.zeros(2, np.int64)
     for tile in range(down * across):
         ty, tx = tile // across, tile % across
         cy0, cy1 = (y_start.size - 1) * ty // down, (y_start.size - 1) * (ty + 1) // down
@@ -182,8 +183,7 @@ def label_grid(
             y_first, x_first, cy0, cx0, block, filter_from,
         )
         most = max(s_most, u_most)
-        label1, score1 = np.empty(s_most, np.int32), np.empty((4, s_most), np.float32)
-        label2, score2 = np.empty(u_most, np.int32), np.empty((4, u_most), np.float32)
+        label, score = np.empty((2, most), np.int32), np.empty((2, 4, most), np.float32)
         a, b = np.empty(most, np.float32), np.empty(most, np.float32)
         alive = np.empty(most, np.uint8)
         for cy in range(cy0, cy1):
@@ -191,32 +191,23 @@ def label_grid(
             for cx in range(cx0, cx1):
                 need = needs[cy - cy0, cx - cx0]
                 x0, x1 = x_start[cx], x_start[cx + 1]
-                count1 = count2 = 0
+                if need == 0:
+                    continue
+                counts[:] = 0
                 if need & SEEN:
                     cell = s_index[cy - cy0, cx - cx0]
-                    count1 = gather(cell, s_start, s_label, s_score, label1, score1)
-                    count1 = prune(label1, score1, count1, a, alive)
+                    count = gather(cell, s_start, s_label, s_score, label[0], score[0])
+                    counts[0] = prune(label[0], score[0], count, a, alive)
                 if need & UNSEEN:
                     cell = u_index[cy - cy0, cx - cx0]
-                    count2 = gather(cell, u_start, u_label, u_score, label2, score2)
-                    count2 = prune(label2, score2, count2, a, alive)
-                if need == SEEN:
-                    paint_cell(
-                        label1, score1, count1, y_weight, x_weight, y0, y1, x0, x1,
-                        a, b, run_end, run_at, left, right, flags, labels, seen,
-                    )
-                elif need == UNSEEN:
-                    paint_cell(
-                        label2, score2, count2, y_weight, x_weight, y0, y1, x0, x1,
-                        a, b, run_end, run_at, left, right, flags, labels, seen,
-                    )
-                elif need == SEEN | UNSEEN:
+                    count = gather(cell, u_start, u_label, u_score, label[1], score[1])
+                    counts[1] = prune(label[1], score[1], count, a, alive)
+                if need == SEEN | UNSEEN:
                     for c in range(4):
                         r = min(max(y_first + cy + (c >> 1), 0), h - 1)
                         q = min(max(x_first + cx + (c & 1), 0), w - 1)
                         delta[c] = difference[r, q]
-                    paint_mixed_cell(
-                        label1, score1, count1, label2, score2, count2, delta,
-                        y_weight, x_weight, y0, y1, x0, x1,
-                        a, b, run_end, run_at, flags, labels, seen,
-                    )
+                paint_cell(
+                    label, score, counts, delta, y_weight, x_weight, y0, y1, x0, x1,
+                    a, b, run_end, run_at, left, right, flags, labels, seen,
+                )

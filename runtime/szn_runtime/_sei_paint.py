@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["gather", "paint_cell", "paint_mixed_cell", "prune"]
+__all__ = ["gather", "paint_cell", "prune"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -198,55 +198,18 @@ def _runs(
 
 
 @_ordered
-def _fill(
-    labels: NDArray[Any], seen: NDArray[np.bool_], y: int, x0: int, x1: int, label: int, flag: bool
-) -> None:
-    for x in range(x0, x1):
-        labels[y, x] = label
-    for x in range(x0, x1):
-        seen[y, x] = flag
-
-
-@_ordered
-def _paint_row(
-    label: I32, score: F32, count: int, y_weight: F32, x_weight: F32, y: int, x0: int, x1: int,
-    first: int, last: int, a: F32, b: F32, run_end: I64, run_at: I64,
-    flags: NDArray[np.bool_], labels: NDArray[Any], seen: NDArray[np.bool_],
-) -> None:
-    """Paint pixels x0 to x1 - 1 of row y; `first` and `last` win at the ends, -1: not known."""
-    if count == 1:
-        _fill(labels, seen, y, x0, x1, label[0], flags[label[0]])
-        return
-    if first >= 0 and first == last:
-        _fill(labels, seen, y, x0, x1, label[first], flags[label[first]])
-        return
-    v0, v1 = y_weight[0, y], y_weight[1, y]
-    for p in range(count):
-        a[p] = v0 * score[0, p] + v1 * score[2, p]
-        b[p] = v0 * score[1, p] + v1 * score[3, p]
-    if first < 0:
-        first = _best_at(a, b, count, x_weight[0, x0], x_weight[1, x0])
-        last = _best_at(a, b, count, x_weight[0, x1 - 1], x_weight[1, x1 - 1])
-    runs = _runs(a, b, count, x_weight, x0, x1 - 1, first, last, run_end, run_at)
-    for r in range(runs):
-        won = label[run_at[r]]
-        _fill(labels, seen, y, x0, run_end[r], won, flags[won])
-        x0 = run_end[r]
-
-
-@_ordered
 def _edge(
-    label_count: int, score: F32, y_weight: F32, x_weight: F32, y0: int, y1: int, x: int,
+    score: F32, count: int, y_weight: F32, x_weight: F32, y0: int, y1: int, x: int,
     a: F32, b: F32, run_end: I64, run_at: I64, winner: I64,
 ) -> None:
     """Winners of the pixels y0 to y1 - 1 of column x, into `winner` from 0."""
     u0, u1 = x_weight[0, x], x_weight[1, x]
-    for p in range(label_count):
+    for p in range(count):
         a[p] = u0 * score[0, p] + u1 * score[1, p]
         b[p] = u0 * score[2, p] + u1 * score[3, p]
-    first = _best_at(a, b, label_count, y_weight[0, y0], y_weight[1, y0])
-    last = _best_at(a, b, label_count, y_weight[0, y1 - 1], y_weight[1, y1 - 1])
-    runs = _runs(a, b, label_count, y_weight, y0, y1 - 1, first, last, run_end, run_at)
+    first = _best_at(a, b, count, y_weight[0, y0], y_weight[1, y0])
+    last = _best_at(a, b, count, y_weight[0, y1 - 1], y_weight[1, y1 - 1])
+    runs = _runs(a, b, count, y_weight, y0, y1 - 1, first, last, run_end, run_at)
     y = y0
     for r in range(runs):
         while y < run_end[r]:
@@ -255,89 +218,98 @@ def _edge(
 
 
 @_ordered
-def paint_cell(
-    label: I32, score: F32, count: int, y_weight: F32, x_weight: F32,
-    y0: int, y1: int, x0: int, x1: int,
-    a: F32, b: F32, run_end: I64, run_at: I64, left: I64, right: I64,
-    flags: NDArray[np.bool_], labels: NDArray[Any], seen: NDArray[np.bool_],
-) -> None:
-    """Paint a cell whose pixels all choose among the same candidates.
-
-    Args:
-        label: (n,) candidates, ascending.
-        score: (4, n) float32 their scores at the corners.
-        count: How many candidates there are.
-        y_weight: (2, H) float32 weights of the upper and lower nodes.
-        x_weight: (2, W) float32 weights of the left and right nodes.
-        y0: First row; `y1` the row after the last.
-        x0: First column; `x1` the column after the last.
-        a: (n,) float32 scratch, and so `b`.
-        run_end: (pixels,) int64 scratch, and so `run_at`, `left`, `right`.
-        flags: (K,) bool, what to write to `seen` where a label wins.
-        labels: (H, W) map to write to.
-        seen: (H, W) map to write to.
-    """
-    if count > 1:
-        _edge(count, score, y_weight, x_weight, y0, y1, x0, a, b, run_end, run_at, left)
-        _edge(count, score, y_weight, x_weight, y0, y1, x1 - 1, a, b, run_end, run_at, right)
-    for y in range(y0, y1):
-        _paint_row(
-            label, score, count, y_weight, x_weight, y, x0, x1, left[y - y0], right[y - y0],
-            a, b, run_end, run_at, flags, labels, seen,
-        )
-
-
-@_ordered
 def _is_seen(d0: float, d1: float, weight: F32, x: int) -> bool:
     return weight[0, x] * d0 + weight[1, x] * d1 > 0
 
 
 @_ordered
-def paint_mixed_cell(
-    seen_label: I32, seen_score: F32, seen_count: int,
-    unseen_label: I32, unseen_score: F32, unseen_count: int,
-    difference: F64, y_weight: F32, x_weight: F32, y0: int, y1: int, x0: int, x1: int,
-    a: F32, b: F32, run_end: I64, run_at: I64,
+def _sign_change(d0: float, d1: float, weight: F32, x0: int, x1: int) -> int:
+    """First pixel in (x0, x1] that is not of the kind of x0; x1 is of the other kind."""
+    kind = _is_seen(d0, d1, weight, x0)
+    split = x0 + 1
+    if d0 != d1:
+        # the weights grow evenly along the row
+        w, z = weight[1, x0], weight[1, x1]
+        split = x0 + int((d0 / (d0 - d1) - w) / (z - w) * (x1 - x0))
+    split = min(max(split, x0 + 1), x1)
+    while split > x0 + 1 and _is_seen(d0, d1, weight, split - 1) != kind:
+        split -= 1
+    while _is_seen(d0, d1, weight, split) == kind:
+        split += 1
+    return split
+
+
+@_ordered
+def paint_cell(
+    label: I32, score: F32, counts: I64, difference: F64, y_weight: F32, x_weight: F32,
+    y0: int, y1: int, x0: int, x1: int,
+    a: F32, b: F32, run_end: I64, run_at: I64, left: I64, right: I64,
     flags: NDArray[np.bool_], labels: NDArray[Any], seen: NDArray[np.bool_],
 ) -> None:
-    """Paint a cell where the seenmask changes sign: each pixel takes its own candidates.
+    """Paint the pixels of one cell.
 
     Args:
-        seen_label: (n,), `seen_score` (4, n), `seen_count`: candidates of the seen pixels.
-        unseen_label: (m,), `unseen_score` (4, m), `unseen_count`: of the unseen pixels.
-        difference: (4,) float64 seen minus unseen logit at the corners, bias included.
-
-    The others are those of `paint_cell`.
+        label: (2, n) int32 candidates of seen and of unseen pixels, ascending.
+        score: (2, 4, n) float32 their scores at the corners.
+        counts: (2,) how many there are; 0 if no pixel is of that kind, never twice.
+        difference: (4,) float64 seen minus unseen logit at the corners, used if both counts are
+            above 0.
+        y_weight: (2, H) float32 weights of the upper and lower nodes.
+        x_weight: (2, W) float32 weights of the left and right nodes.
+        y0: First row; `y1` the row after the last.
+        x0: First column; `x1` the column after the last.
+        a: (n,) float32 scratch, as `b`.
+        run_end: (pixels,) int64 scratch, as `run_at`, `left` and `right`.
+        flags: (K,) bool, what to write to `seen` where a label wins.
+        labels: (H, W) map, written.
+        seen: (H, W) bool, written.
     """
+    mixed = counts[0] > 0 and counts[1] > 0
+    sole = 0 if counts[0] > 0 else 1
+    edges = not mixed and counts[sole] > 1
+    if edges:
+        count = counts[sole]
+        _edge(score[sole], count, y_weight, x_weight, y0, y1, x0, a, b, run_end, run_at, left)
+        _edge(score[sole], count, y_weight, x_weight, y0, y1, x1 - 1, a, b, run_end, run_at, right)
     for y in range(y0, y1):
         v0, v1 = y_weight[0, y], y_weight[1, y]
-        d0 = v0 * difference[0] + v1 * difference[2]
-        d1 = v0 * difference[1] + v1 * difference[3]
-        now = _is_seen(d0, d1, x_weight, x0)
-        split = x1  # first pixel of the other kind: the difference is linear, there is one change
-        if _is_seen(d0, d1, x_weight, x1 - 1) != now:
-            split = x0 + 1
-            if d0 != d1:
-                # the weights grow evenly along the row, from that of x0 to that of x1 - 1
-                w, z = x_weight[1, x0], x_weight[1, x1 - 1]
-                split = x0 + int((d0 / (d0 - d1) - w) / (z - w) * (x1 - 1 - x0))
-            split = min(max(split, x0 + 1), x1 - 1)
-            while split > x0 + 1 and _is_seen(d0, d1, x_weight, split - 1) != now:
-                split -= 1
-            while _is_seen(d0, d1, x_weight, split) == now:
-                split += 1
-        start = x0
-        for end in (split, x1):
-            if end > start:
-                if now:
-                    _paint_row(
-                        seen_label, seen_score, seen_count, y_weight, x_weight, y, start, end,
-                        -1, -1, a, b, run_end, run_at, flags, labels, seen,
-                    )
-                else:
-                    _paint_row(
-                        unseen_label, unseen_score, unseen_count, y_weight, x_weight, y, start,
-                        end, -1, -1, a, b, run_end, run_at, flags, labels, seen,
-                    )
-            start = end
-            now = not now
+        kind, split = sole, x1
+        if mixed:
+            d0 = v0 * difference[0] + v1 * difference[2]
+            d1 = v0 * difference[1] + v1 * difference[3]
+            kind = 0 if _is_seen(d0, d1, x_weight, x0) else 1
+            if (kind == 0) != _is_seen(d0, d1, x_weight, x1 - 1):
+                split = _sign_change(d0, d1, x_weight, x0, x1 - 1)
+        low = x0
+        for part in range(2):
+            if low == x1:
+                break
+            if part == 1:
+                kind, split = 1 - kind, x1
+            high = split - 1
+            count = counts[kind]
+            first = last = 0
+            if edges:
+                first, last = left[y - y0], right[y - y0]
+            if count > 1 and not (edges and first == last):
+                for p in range(count):
+                    a[p] = v0 * score[kind, 0, p] + v1 * score[kind, 2, p]
+                    b[p] = v0 * score[kind, 1, p] + v1 * score[kind, 3, p]
+                if not edges:
+                    first = _best_at(a, b, count, x_weight[0, low], x_weight[1, low])
+                    last = _best_at(a, b, count, x_weight[0, high], x_weight[1, high])
+                runs = _runs(a, b, count, x_weight, low, high, first, last, run_end, run_at)
+            else:
+                runs = 1
+                run_end[0] = split
+                run_at[0] = first
+            for r in range(runs):
+                won = label[kind, run_at[r]]
+                flag = flags[won] if not mixed else kind == 0
+                # unsigned, so that no index can count from the end: then this is a plain fill
+                begin, end = np.uint64(low), np.uint64(run_end[r])
+                for x in range(begin, end):
+                    labels[y, x] = won
+                for x in range(begin, end):
+                    seen[y, x] = flag
+                low = run_end[r]

@@ -136,7 +136,7 @@ def _move(photo: NDArray[np.uint8], shot: _Shot, progress: float) -> NDArray[np.
         rows.append(out / 2 - scale * middle)
     matrix = np.array([[scale, 0, rows[0]], [0, scale, rows[1]]])
     moved: NDArray[np.uint8] = cv2.warpAffine(
-        photo, matrix, (out_w, out_h), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+        photo, matrix, (out_w, out_h), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
     return moved
 

@@ -47,8 +47,8 @@ class SznError(Exception):
         fix: What to do about it, as an instruction.
 
     Example:
-        >>> str(SznError("model.onnx is damaged", got="12 bytes", expected="4096", fix="export again"))
-        'model.onnx is damaged: got 12 bytes, expected 4096; export again'
+        >>> str(SznError("model.onnx is damaged", got="12 bytes", fix="export again"))
+        'model.onnx is damaged: got 12 bytes; export again'
     """
 
     exit_code = 1

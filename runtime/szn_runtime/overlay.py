@@ -38,6 +38,7 @@ _CURATED = bytes.fromhex(
 _GOLDEN_RATIO = (5**0.5 - 1) / 2
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _WHITE, _GREY = (255, 255, 255), (190, 190, 190)
+_LEAST_SHARE = 0.005
 _UNSEEN_NOTE = "* not seen in training"
 
 
@@ -243,7 +244,7 @@ def render(
         labels: (H, W) indices into the label set.
         label_set: Names, and which labels were seen.
         alpha: Share of the label's colour, 0 to 1.
-        legend: Whether to draw the legend: the labels of the frame, largest first.
+        legend: Whether to draw the legend: labels on 0.5 % of the frame or more, largest first.
         most_entries: Labels in the legend at most.
 
     Returns:
@@ -262,7 +263,10 @@ def render(
     overlay = blend(image_bgr, ranks, colours, alpha)
     draw_boundaries(overlay, ranks)
     if legend:
-        largest = np.argsort(-counts[present], kind="stable")[:most_entries]
+        order = np.argsort(-counts[present], kind="stable")
+        # specks would only make the legend flicker; the largest label always has its entry
+        worth = counts[present[order]] >= _LEAST_SHARE * labels.size
+        largest = order[: max(1, min(most_entries, int(worth.sum())))]
         draw_legend(
             overlay,
             [

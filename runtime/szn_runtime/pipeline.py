@@ -61,12 +61,6 @@ class PipelineConfig:
                 raise UsageError(f"{name} is out of range", got=value, expected=">= 1")
         if not 0 <= self.alpha <= 1:
             raise UsageError("alpha is out of range", got=self.alpha, expected="0 to 1")
-        if self.policy == "latest" and self.batch > 1:
-            raise UsageError(
-                "there is one newest frame",
-                got=f"a batch of {self.batch}",
-                fix="use --policy every",
-            )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,6 +82,9 @@ class Pipeline:
         config: How frames flow; None for the defaults.
         on_result: Called in the calling thread after the sinks took a result.
         stop: Set from anywhere, it does what the method `stop` does.
+
+    Raises:
+        UsageError: If batches are asked for where only the newest frame counts.
     """
 
     def __init__(
@@ -102,6 +99,12 @@ class Pipeline:
     ) -> None:
         self._source, self._segmenter, self._sinks = source, segmenter, tuple(sinks)
         self._config = config or PipelineConfig()
+        config = self._config
+        if self.policy == "latest" and config.batch > 1:
+            raise UsageError(
+                f"a batch of {config.batch} does not go with the newest frame of {source.name}",
+                fix="leave out --batch, or use --policy every",
+            )
         self._on_result = on_result
         self._draws = any(sink.wants_overlay for sink in sinks)
         self._timer = StageTimer()
@@ -115,7 +118,7 @@ class Pipeline:
         """What is used where "auto" was asked for."""
         if self._config.policy != "auto":
             return self._config.policy
-        return "latest" if self._source.live and self._config.batch == 1 else "every"
+        return "latest" if self._source.live else "every"
 
     def stop(self) -> None:
         """Read no more frames; those in flight are finished. For any thread or signal handler."""

@@ -9,6 +9,7 @@ are colours, so that a painted frame has a label map that anyone can name:
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,15 @@ def tiny_bundle(
     present = {name: data for name, data in chosen.items() if data is not None}
     write_bundle(folder, manifest(dim=dim, stride=stride, **changes), present)
     return folder
+
+
+def zipped(folder: Path, inside: str = "") -> Path:
+    """A ZIP file of a bundle, beside its folder; its names begin with `inside`."""
+    path = folder.with_suffix(".zip")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(folder.iterdir()):
+            archive.write(file, inside + file.name)
+    return path
 
 
 def fake_backend(

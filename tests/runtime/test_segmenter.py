@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from szn_runtime.backends import Grids, open_backend
-from szn_runtime.bundle import Bundle, default_bundle_path
-from szn_runtime.errors import BackendError, BundleError, InputError, LabelError
+from szn_runtime.backends import Grids
+from szn_runtime.bundle import Bundle
+from szn_runtime.errors import BackendError, InputError, LabelError
 from szn_runtime.labels import LabelSet
 from szn_runtime.loading import load
 from szn_runtime.segmentation import Segmentation
@@ -271,74 +271,6 @@ class TestErrors:
         segmenter.close()
         with pytest.raises(BackendError, match="the segmenter is closed"):
             segmenter(catalogue.frame("red"))
-
-    def test_sizes_that_do_not_belong_together(self) -> None:
-        labels = catalogue.colour_labels()
-        with pytest.raises(InputError, match="label map, seenmask and frame differ in size"):
-            Segmentation(
-                labels=np.zeros((4, 5), np.uint8),
-                label_set=labels,
-                seenmask=np.zeros((4, 5), bool),
-                image_bgr=np.zeros((5, 4, 3), np.uint8),
-            )
-
-
-class TestLoad:
-    def test_facts(self, path: Path) -> None:
-        with load(Bundle.open(path), threads=1) as segmenter:
-            assert segmenter.backend.name == "onnxruntime"
-            assert segmenter.backend.threads == 1
-            assert segmenter.long_side == 64
-            assert segmenter.labels.names == tuple(catalogue.COLOURS_RGB)
-            assert segmenter.bundle.path == path
-
-    def test_a_zip_file(self, path: Path, tmp_path: Path) -> None:
-        import shutil
-
-        archive = shutil.make_archive(str(tmp_path / "tiny"), "zip", path)
-        with load(archive, labels="blue, red") as segmenter:
-            assert segmenter(catalogue.frame("blue")).shares == {"blue": 1.0}
-
-    def test_the_bundle_of_the_package(self) -> None:
-        if default_bundle_path().exists():
-            with load() as segmenter:
-                assert segmenter.bundle.path == default_bundle_path()
-        else:
-            with pytest.raises(BundleError, match=r"no bundle at .*szn-mini"):
-                load()
-
-    def test_what_cannot_be_loaded(self, path: Path, tmp_path: Path) -> None:
-        with pytest.raises(BundleError, match="there is no bundle at"):
-            load(tmp_path / "nowhere")
-        with pytest.raises(BackendError, match="no backend 'tpu'"):
-            load(path, backend="tpu")
-        with pytest.raises(BundleError, match="no onnx model in int8"):
-            load(path, precision="int8")
-        with pytest.raises(LabelError, match="unknown word 'zebra'"):
-            load(path, backend="fake", labels="zebra")
-
-    def test_warming_up(self, path: Path) -> None:
-        backend = catalogue.fake_backend()
-        with Segmenter(Bundle.open(path), backend) as segmenter:
-            segmenter.warm_up()
-            assert backend.calls == 0
-            segmenter.warm_up((30, 40))
-            assert backend.calls == 1
-
-    def test_a_backend_is_closed_when_loading_fails(
-        self, path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        opened = []
-
-        def remember(*args: object, **kwargs: object) -> object:
-            opened.append(open_backend("fake", Bundle.open(path)))
-            return opened[0]
-
-        monkeypatch.setattr("szn_runtime.loading.open_backend", remember)
-        with pytest.raises(LabelError, match="unknown word 'zebra'"):
-            load(path, labels="zebra")
-        with pytest.raises(BackendError, match="the fake backend is closed"):
-            opened[0].infer(np.zeros((1, 3, 8, 8), np.float32))
 
 
 def test_grids_of_a_foreign_runner_can_be_labelled(segmenter: Segmenter) -> None:

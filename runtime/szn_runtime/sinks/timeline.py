@@ -26,7 +26,8 @@ class Timeline:
 
     def __init__(self, frame_rate: Fraction, source_time_base: Fraction | None = None) -> None:
         self._rate = frame_rate
-        self._tolerance_s = float(source_time_base or 0)
+        # a difference of two rounded timestamps is off by one tick at most, and by float rounding
+        self._tolerance_s = 1.01 * float(source_time_base or 0)
         clock = source_time_base.denominator if source_time_base else 1
         ticks = math.lcm(frame_rate.numerator, clock)
         if ticks > _MOST_TICKS:

@@ -67,7 +67,8 @@ class VideoSink(Sink):
         self._file = path
         self._rate = frame_rate
         self._timeline = Timeline(frame_rate, time_base)
-        self._options = {"crf": str(crf), "preset": preset}
+        # without frames out of order a fragmented file starts at 0 without an edit list
+        self._options = {"crf": str(crf), "preset": preset, "bf": "0"}
         self._container: Any = None
         self._stream: Any = None
         self._size_hw = (0, 0)

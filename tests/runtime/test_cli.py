@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from szn_runtime.cli import main
+from tests.runtime import catalogue
+from tests.runtime.clips import decoded, times_of, write_clip
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(catalogue.tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny"))
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "in" / "photo.png"
+    path.parent.mkdir()
+    cv2.imwrite(str(path), catalogue.frame("red", "green", "blue", "white"))
+    return path
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def error_of(outcome: Result) -> str:
+    """The only line that a failed command printed last."""
+    assert outcome.exit_code == 1, outcome.output
+    lines = outcome.output.strip().splitlines()
+    assert [line for line in lines if line.startswith("Error: ")] == lines[-1:]
+    assert "internal error" not in lines[-1]
+    return lines[-1]
+
+
+def test_an_image_without_outputs_prints_shares_and_report(tiny: str, photo: Path) -> None:
+    outcome = run(photo, "--bundle", tiny, "--backend", "fake")
+    assert outcome.exit_code == 0, outcome.output
+    words = outcome.output.split()
+    for name, seen in (("red", "seen"), ("green", "unseen"), ("blue", "unseen")):
+        assert words[words.index(name) + 4] == seen
+    assert "capture to output" in outcome.output
+    assert "wrote" not in outcome.output
+
+
+def test_an_image_into_every_kind_of_output(tiny: str, photo: Path, tmp_path: Path) -> None:
+    out, masks, lines, report = (tmp_path / n for n in ("o.png", "masks", "o.jsonl", "r.json"))
+    outcome = run(
+        *(photo, "--bundle", tiny, "-o", out, "--masks", masks, "--json", lines),
+        *("--report", report, "--threads", 1, "--seen-bias", 0.5),
+    )
+    assert outcome.exit_code == 0, outcome.output
+    for path in (out, masks, lines, report):
+        assert f"wrote {path}\n" in outcome.output
+    assert cv2.imread(str(out)).shape == (48, 64, 3)
+    with Image.open(masks / "photo.png") as image:
+        found = set(np.unique(np.asarray(image)).tolist())
+    assert {0, 4, 5} <= found  # red, green and blue
+    record = json.loads(lines.read_text())
+    assert {"red", "green", "blue"} <= set(record["shares"])
+    document = json.loads(report.read_text())
+    assert (document["backend"], document["precision"], document["frames"]) == (
+        "onnxruntime",
+        "fp32",
+        1,
+    )
+    assert document["threads"] == 1
+    assert document["outputs"] == [str(out), str(masks), str(lines)]
+
+
+def test_labels_replace_those_of_the_bundle(tiny: str, photo: Path, tmp_path: Path) -> None:
+    lines, names = tmp_path / "o.jsonl", tmp_path / "labels.txt"
+    names.write_text("lime\nnavy\nred\n")
+    for labels in ("lime, navy, red", names):
+        outcome = run(
+            photo, "--bundle", tiny, "--backend", "fake", "--labels", labels, "--json", lines
+        )
+        assert outcome.exit_code == 0, outcome.output
+        record = json.loads(lines.read_text())
+        assert set(record["shares"]) == {"lime", "navy", "red"}
+        assert set(record["unseen"]) == {"lime", "navy"}
+
+
+def test_a_vocabulary_file_gives_more_words(tiny: str, photo: Path, tmp_path: Path) -> None:
+    words, lines = tmp_path / "words.txt", tmp_path / "o.jsonl"
+    words.write_text(catalogue.word_vectors_text().replace("navy", "ultramarine"))
+    outcome = run(
+        *(photo, "--bundle", tiny, "--backend", "fake", "--json", lines),
+        *("--vocabulary", words, "--labels", "ultramarine, red"),
+    )
+    assert outcome.exit_code == 0, outcome.output
+    assert "ultramarine" in json.loads(lines.read_text())["shares"]
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_a_video_keeps_its_frames_and_times(tiny: str, tmp_path: Path, batch: int) -> None:
+    rate = Fraction(30000, 1001)
+    clip, out = write_clip(tmp_path / "in.mp4", frames=23, rate=rate), tmp_path / "out.mp4"
+    outcome = run(clip, "--bundle", tiny, "--backend", "fake", "-o", out, "--batch", batch)
+    assert outcome.exit_code == 0, outcome.output
+    assert times_of(out) == [n / rate for n in range(23)]
+    assert "23 frames" in outcome.output
+
+
+def test_limit_and_folder_outputs(tiny: str, tmp_path: Path) -> None:
+    clip, out = write_clip(tmp_path / "in.mp4", frames=23), tmp_path / "out"
+    outcome = run(clip, "--bundle", tiny, "--backend", "fake", "-o", out, "--limit", 4)
+    assert outcome.exit_code == 0, outcome.output
+    assert sorted(path.name for path in out.iterdir()) == [f"in_{n:06d}.png" for n in range(4)]
+
+
+def test_a_folder_of_images_becomes_a_slow_video(tiny: str, photo: Path, tmp_path: Path) -> None:
+    cv2.imwrite(str(photo.parent / "tall.png"), catalogue.frame("blue", height=80, width=40))
+    out = tmp_path / "out.mkv"
+    outcome = run(photo.parent, "--bundle", tiny, "--backend", "fake", "-o", out, "--rate", "5/2")
+    assert outcome.exit_code == 0, outcome.output
+    with av.open(str(out)) as container:
+        assert container.streams.video[0].average_rate == Fraction(5, 2)
+    assert [frame.shape for frame in decoded(out)] == [(48, 64, 3)] * 2
+
+
+def test_alpha_and_legend(tiny: str, photo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o.png"
+    outcome = run(
+        *(photo, "--bundle", tiny, "--backend", "fake", "-o", out),
+        *("--alpha", 0, "--no-legend", "--labels", "red"),
+    )
+    assert outcome.exit_code == 0, outcome.output
+    np.testing.assert_array_equal(cv2.imread(str(out)), cv2.imread(str(photo)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("gone.mp4", None, "gone.mp4 does not exist; check the path"),
+        ("text.mp4", "hello\n" * 99, "text.mp4 is not a video: got plain text"),
+        ("text.jpg", "hello\n" * 99, "text.jpg is not an image: got plain text"),
+        ("*.webp", None, "no file matches"),
+        ("", None, "holds no image: got nothing"),
+    ],
+)
+def test_inputs_that_cannot_be_read(
+    tiny: str, tmp_path: Path, name: str, content: str | None, message: str
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    if content is not None:
+        (folder / name).write_text(content)
+    out = tmp_path / "out.mp4"
+    outcome = run(folder / name, "--bundle", tiny, "--backend", "fake", "-o", out)
+    assert message in error_of(outcome)
+    assert not out.exists()
+
+
+def test_a_camera_that_is_not_there(tiny: str) -> None:
+    message = error_of(run("--camera", 63, "--bundle", tiny))
+    assert "camera 63 cannot be opened" in message
+
+
+def test_labels_that_nobody_knows(tiny: str, photo: Path) -> None:
+    message = error_of(
+        run(photo, "--bundle", tiny, "--backend", "fake", "--labels", "red, magentta")
+    )
+    assert "unknown word 'magentta'" in message
+    assert "did you mean magenta?" in message
+
+
+def test_models_that_cannot_be_loaded(tmp_path: Path, photo: Path) -> None:
+    assert "nowhere" in error_of(run(photo, "--bundle", tmp_path / "nowhere"))
+    broken = catalogue.tiny_bundle(tmp_path / "broken")
+    (broken / "labels.npz").write_bytes(b"x")
+    assert "labels.npz" in error_of(run(photo, "--bundle", broken))
+
+
+def test_backends_that_do_not_exist(tiny: str, photo: Path) -> None:
+    message = error_of(run(photo, "--bundle", tiny, "--backend", "abacus"))
+    assert "there is no backend 'abacus': expected one of fake, onnxruntime" in message
+
+
+def test_outputs_that_cannot_be_written(tiny: str, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    common = (photo, "--bundle", tiny, "--backend", "fake")
+    for option, place in (
+        ("-o", tmp_path / "file" / "o.mp4"),
+        ("-o", tmp_path / "file"),
+        ("--masks", tmp_path / "file"),
+        ("--json", tmp_path / "folder"),
+        ("--report", tmp_path / "folder"),
+        ("-o", Path("/proc/nowhere/o.png")),
+    ):
+        assert f"{place} cannot be written" in error_of(run(*common, option, place)) or (
+            place.name.startswith("o.")
+        )
+
+
+def test_outputs_that_would_replace_the_input(tiny: str, photo: Path) -> None:
+    before = photo.read_bytes()
+    common = (photo, "--bundle", tiny, "--backend", "fake")
+    assert "is the input; choose another output" in error_of(run(*common, "-o", photo))
+    assert "holds the input" in error_of(run(*common, "-o", photo.parent))
+    assert "holds the input" in error_of(run(*common, "--masks", photo.parent))
+    assert photo.read_bytes() == before
+
+
+def test_no_display(tiny: str, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    message = error_of(run(photo, "--bundle", tiny, "--show"))
+    assert "no window can be opened: expected a display" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "give one of INPUT, --camera and --demo"),
+        (("a.mp4", "--camera", "0"), "give one of INPUT, --camera and --demo"),
+        (("a.mp4", "--demo"), "give one of INPUT, --camera and --demo"),
+        (("a.mp4", "-o", "b.gif"), "b.gif is no output that can be written: expected .mp4"),
+        (("a.mp4", "--json", "x", "--report", "x"), "two outputs are the same place"),
+        (("--demo", "-o", "b.mp4"), "--demo writes several files: got -o b.mp4"),
+        (("a.png", "--rate", "fast"), "--rate is no frame rate: got fast, expected 25, 29.97"),
+        (("a.png", "--rate", "1/0"), "--rate is no frame rate"),
+        (("a.mp4", "--batch", "0"), "--batch"),
+        (("a.mp4", "--policy", "newest"), "--policy"),
+    ],
+)
+def test_usage_errors(arguments: tuple[str, ...], message: str) -> None:
+    outcome = run(*arguments)
+    assert outcome.exit_code == 2
+    assert message in outcome.output
+
+
+def test_one_image_file_cannot_hold_a_video(tiny: str, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "in.mp4", frames=3)
+    outcome = run(clip, "--bundle", tiny, "-o", tmp_path / "out.png")
+    assert outcome.exit_code == 2
+    assert "holds one image, in gives more; give a folder" in outcome.output
+
+
+def test_a_damaged_video_keeps_its_frames_and_its_report(tiny: str, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "in.mkv", frames=30, noise=True)
+    clip.write_bytes(clip.read_bytes()[:-20_000])
+    out, report = tmp_path / "out.mp4", tmp_path / "r.json"
+    outcome = run(clip, "--bundle", tiny, "--backend", "fake", "-o", out, "--report", report)
+    assert "in.mkv is damaged or cut off" in error_of(outcome)
+    document = json.loads(report.read_text())
+    assert 3 <= document["frames"] < 30
+    assert "damaged or cut off" in document["error"]
+    assert len(decoded(out)) == document["frames"]
+    assert f"{document['frames']} frames" in outcome.output
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"]
+)
+def test_signals_finish_the_frames_in_flight(
+    tiny: str, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    clip = write_clip(tmp_path / "in.mp4", frames=4000)
+    out, lines, report = tmp_path / "out.mp4", tmp_path / "o.jsonl", tmp_path / "r.json"
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-c", "from szn_runtime.cli import main; main()", clip),
+            *("--bundle", tiny, "--backend", "fake", "-o", out),
+            *("--json", lines, "--report", report),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    give_up_s = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < give_up_s:
+        if lines.exists() and lines.read_text().count("\n") >= 20:
+            process.send_signal(number)
+            break
+        time.sleep(0.01)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == code, output
+    assert "stopped; the outputs are complete up to here" in output
+    document = json.loads(report.read_text())
+    assert document["stopped"] is True
+    assert 20 <= document["frames"] < 4000
+    assert len(lines.read_text().splitlines()) == document["frames"]
+    assert len(decoded(out)) == document["frames"]
+
+
+def test_help_names_the_options() -> None:
+    outcome = run("--help")
+    assert outcome.exit_code == 0
+    for option in ("--camera", "--demo", "--labels", "--masks", "--json", "--report", "--policy"):
+        assert option in outcome.output
+    assert "szn-run clip.mp4 -o labelled.mp4" in outcome.output
