@@ -25,6 +25,9 @@ U8 = NDArray[np.uint8]
 
 SEEN, UNSEEN = 1, 2  # bits: which label lists a cell needs
 
+# A cell with more candidates than this is painted in strips of so many rows, each with its own.
+MANY, STRIP = 8, 8
+
 # A score's rounding error is below (j + 2) / 2^24 of |E_c|; four times that, and some.
 _ROUNDING = 4.0 / 2**24
 
@@ -166,7 +169,7 @@ def label_grid(
     run_end, run_at = np.empty(longest, np.int64), np.empty(longest, np.int64)
     left, right = np.empty(longest, np.int64), np.empty(longest, np.int64)
     delta = np.empty(4, np.float64)
-    counts = np.zeros(2, np.int64)
+    counts, part_counts = np.zeros(2, np.int64), np.zeros(2, np.int64)
     for tile in range(down * across):
         ty, tx = tile // across, tile % across
         cy0, cy1 = (y_start.size - 1) * ty // down, (y_start.size - 1) * (ty + 1) // down
@@ -184,7 +187,9 @@ def label_grid(
         )
         most = max(s_most, u_most)
         label, score = np.empty((2, most), np.int32), np.empty((2, 4, most), np.float32)
+        part_label, part_score = np.empty_like(label), np.empty_like(score)
         a, b = np.empty(most, np.float32), np.empty(most, np.float32)
+        corner = np.empty((5, most), np.float32)
         alive = np.empty(most, np.uint8)
         for cy in range(cy0, cy1):
             y0, y1 = y_start[cy], y_start[cy + 1]
@@ -196,18 +201,38 @@ def label_grid(
                 counts[:] = 0
                 if need & SEEN:
                     cell = s_index[cy - cy0, cx - cx0]
-                    count = gather(cell, s_start, s_label, s_score, label[0], score[0])
-                    counts[0] = prune(label[0], score[0], count, a, alive)
+                    counts[0] = gather(cell, s_start, s_label, s_score, label[0], score[0])
                 if need & UNSEEN:
                     cell = u_index[cy - cy0, cx - cx0]
-                    count = gather(cell, u_start, u_label, u_score, label[1], score[1])
-                    counts[1] = prune(label[1], score[1], count, a, alive)
+                    counts[1] = gather(cell, u_start, u_label, u_score, label[1], score[1])
+                for k in range(2):
+                    if counts[k] > 0:
+                        counts[k] = prune(
+                            label[k], score[k], counts[k], y_weight, x_weight, y0, y1, x0, x1,
+                            label[k], score[k], corner, alive,
+                        )
                 if need == SEEN | UNSEEN:
                     for c in range(4):
                         r = min(max(y_first + cy + (c >> 1), 0), h - 1)
                         q = min(max(x_first + cx + (c & 1), 0), w - 1)
                         delta[c] = difference[r, q]
-                paint_cell(
-                    label, score, counts, delta, y_weight, x_weight, y0, y1, x0, x1,
-                    a, b, run_end, run_at, left, right, flags, labels, seen,
-                )
+                if max(counts[0], counts[1]) <= MANY:
+                    paint_cell(
+                        label, score, counts, delta, y_weight, x_weight, y0, y1, x0, x1,
+                        a, b, run_end, run_at, left, right, flags, labels, seen,
+                    )
+                    continue
+                for y in range(y0, y1, STRIP):
+                    end = min(y + STRIP, y1)
+                    for k in range(2):
+                        part_counts[k] = 0
+                        if counts[k] > 0:
+                            part_counts[k] = prune(
+                                label[k], score[k], counts[k], y_weight, x_weight, y, end,
+                                x0, x1, part_label[k], part_score[k], corner, alive,
+                            )
+                    paint_cell(
+                        part_label, part_score, part_counts, delta, y_weight, x_weight,
+                        y, end, x0, x1,
+                        a, b, run_end, run_at, left, right, flags, labels, seen,
+                    )

@@ -69,65 +69,82 @@ def _first_best(values: F32, count: int) -> int:
 
 
 @_ordered
-def prune(label: I32, score: F32, count: int, values: F32, alive: NDArray[np.uint8]) -> int:
-    """Drop candidates that a winner at a corner, mid-edge or the centre beats at all corners.
+def prune(
+    label: I32, score: F32, count: int, y_weight: F32, x_weight: F32,
+    y0: int, y1: int, x0: int, x1: int,
+    to_label: I32, to_score: F32, corner: F32, alive: NDArray[np.uint8],
+) -> int:
+    """Copy the candidates that can win in a block of pixels.
+
+    Dropped are those that the winner at a corner of the block, or in its middle, beats at all four
+    corners.
 
     Args:
-        label: (n,) ascending and `score` (4, n); the kept ones are moved to the front.
+        label: (n,) int32 candidates, ascending.
+        score: (4, n) float32 their scores at the corners of the cell.
         count: How many there are, at least 1.
-        values: (n,) float32 scratch.
+        y_weight: (2, H) float32 weights of the upper and lower nodes.
+        x_weight: (2, W) float32 weights of the left and right nodes.
+        y0: First row; `y1` the row after the last.
+        x0: First column; `x1` the column after the last.
+        to_label: (n,) written; may be `label`.
+        to_score: (4, n) written; may be `score`.
+        corner: (5, n) float32 scratch.
         alive: (n,) uint8 scratch.
 
     Returns:
-        How many are kept: 1 if one label wins in the whole cell.
+        How many are kept: 1 if one label wins in the whole block.
     """
     s0, s1, s2, s3 = score[0], score[1], score[2], score[3]
-    points = np.empty(9, np.int64)
-    for c in range(4):
-        points[c] = _first_best(score[c], count)
-    if points[0] == points[1] == points[2] == points[3]:
-        p = points[0]
-        label[0] = label[p]
+    c0, c1, c2, c3, middle = corner[0], corner[1], corner[2], corner[3], corner[4]
+    v0, v1 = y_weight[0, y0], y_weight[1, y0]
+    v2, v3 = y_weight[0, y1 - 1], y_weight[1, y1 - 1]
+    u0, u1 = x_weight[0, x0], x_weight[1, x0]
+    u2, u3 = x_weight[0, x1 - 1], x_weight[1, x1 - 1]
+    for p in range(count):
+        left, right = u0 * s0[p] + u1 * s1[p], u2 * s0[p] + u3 * s1[p]  # along the upper nodes
+        left2, right2 = u0 * s2[p] + u1 * s3[p], u2 * s2[p] + u3 * s3[p]
+        c0[p], c1[p] = v0 * left + v1 * left2, v0 * right + v1 * right2
+        c2[p], c3[p] = v2 * left + v3 * left2, v2 * right + v3 * right2
+        middle[p] = (c0[p] + c1[p]) + (c2[p] + c3[p])
+    m0, m1 = _first_best(c0, count), _first_best(c1, count)
+    m2, m3 = _first_best(c2, count), _first_best(c3, count)
+    if m0 == m1 and m0 == m2 and m0 == m3:
+        to_label[0] = label[m0]
         for c in range(4):
-            score[c, 0] = score[c, p]
+            to_score[c, 0] = score[c, m0]
         return 1
-    if count <= _FEW:
-        return count
-    for e in range(5):
-        if e == 0:
-            for p in range(count):
-                values[p] = s0[p] + s1[p]
-        elif e == 1:
-            for p in range(count):
-                values[p] = s2[p] + s3[p]
-        elif e == 2:
-            for p in range(count):
-                values[p] = s0[p] + s2[p]
-        elif e == 3:
-            for p in range(count):
-                values[p] = s1[p] + s3[p]
-        else:
-            for p in range(count):
-                values[p] = (s0[p] + s1[p]) + (s2[p] + s3[p])
-        points[4 + e] = _first_best(values, count)
     alive[:count] = 1
-    for e in range(9):
-        m = points[e]
-        if e > 0 and (points[:e] == m).any():
-            continue
-        m0, m1, m2, m3 = s0[m], s1[m], s2[m], s3[m]
-        # where both score the same the lower label wins: it is dropped only if beaten outright
-        for p in range(m):
-            alive[p] &= (s0[p] >= m0) | (s1[p] >= m1) | (s2[p] >= m2) | (s3[p] >= m3)
-        for p in range(m + 1, count):
-            alive[p] &= (s0[p] > m0) | (s1[p] > m1) | (s2[p] > m2) | (s3[p] > m3)
+    if count > _FEW:
+        _drop_beaten(corner, count, m0, alive)
+        if m1 != m0:
+            _drop_beaten(corner, count, m1, alive)
+        if m2 != m0 and m2 != m1:
+            _drop_beaten(corner, count, m2, alive)
+        if m3 != m0 and m3 != m1 and m3 != m2:
+            _drop_beaten(corner, count, m3, alive)
+        m4 = _first_best(middle, count)
+        if m4 != m0 and m4 != m1 and m4 != m2 and m4 != m3:
+            _drop_beaten(corner, count, m4, alive)
     kept = 0
     for p in range(count):
         if alive[p]:
-            label[kept] = label[p]
-            s0[kept], s1[kept], s2[kept], s3[kept] = s0[p], s1[p], s2[p], s3[p]
+            to_label[kept] = label[p]
+            to_score[0, kept], to_score[1, kept] = s0[p], s1[p]
+            to_score[2, kept], to_score[3, kept] = s2[p], s3[p]
             kept += 1
     return kept
+
+
+@_ordered
+def _drop_beaten(corner: F32, count: int, m: int, alive: NDArray[np.uint8]) -> None:
+    c0, c1, c2, c3 = corner[0], corner[1], corner[2], corner[3]
+    m0, m1, m2, m3 = c0[m], c1[m], c2[m], c3[m]
+    # where both score the same the lower label wins: it is dropped only if beaten outright
+    for p in range(np.uint64(m)):
+        alive[p] &= (c0[p] >= m0) | (c1[p] >= m1) | (c2[p] >= m2) | (c3[p] >= m3)
+    for p in range(np.uint64(m + 1), np.uint64(count)):
+        alive[p] &= (c0[p] > m0) | (c1[p] > m1) | (c2[p] > m2) | (c3[p] > m3)
 
 
 @_ordered

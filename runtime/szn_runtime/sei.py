@@ -1,9 +1,9 @@
 """Seenmask embedding inference (SEI) on the network's grid, exact up to rounding (docs/sei.md).
 
 The thesis (chapter 6) upsamples the embedding to the frame, normalises each pixel and takes the
-label of greatest cosine among the seen or the unseen labels, as the seenmask says. Scores are linear
-in the embedding and interpolation is linear in the nodes, so that the labels that can win between
-four nodes are known from the scores at the nodes.
+label of greatest cosine among the seen or the unseen labels, as the seenmask says. Scores are
+linear in the embedding and interpolation is linear in the nodes, so that the labels that can win
+between four nodes are known from the scores at the nodes.
 """
 
 from __future__ import annotations
@@ -92,8 +92,7 @@ def segment_grid(
                 got=f"{seenmask.shape[1:]}",
                 expected=f"{(h, w)}",
             )
-    if masked:
-        assert seenmask is not None
+    if masked and seenmask is not None:
         unseen_ids = np.flatnonzero(~labels.seen).astype(np.int32)
         difference = seenmask[1].astype(np.float64) - seenmask[0] + seen_bias  # (h, w)
     else:
@@ -126,21 +125,76 @@ def segment_grid(
     return label_map, seen_map
 
 
-def _check_grid(name, grid, *, channels):
-    pass
+def warm_up(dim: int) -> None:
+    """Compile the kernels, or load them from the cache on disk, before the first frame.
+
+    Args:
+        dim: Length j of an embedding; its value does not matter to the kernels.
+    """
+    rows = np.eye(3, dim, dtype=np.float32) + np.float32(1)
+    labels = LabelSet(names=("a", "b", "c"), embeddings=rows, seen=np.array([True, True, False]))
+    segment_grid(
+        np.ones((dim, 2, 2), np.float32),
+        np.zeros((2, 2, 2), np.float32),
+        labels,
+        geometry=GridGeometry.square(4, 1.5),
+        size_hw=(8, 8),
+    )
 
 
-def _cells(name, nodes, pixels, axis, geometry):
+def _check_grid(name: str, grid: NDArray[np.float32], *, channels: int) -> None:
+    """Refuse a grid of another type, rank or number of channels, and numbers not finite."""
+    if not isinstance(grid, np.ndarray) or grid.dtype != np.float32 or grid.ndim != 3:
+        got = f"{grid.dtype} {grid.shape}" if isinstance(grid, np.ndarray) else type(grid).__name__
+        raise InputError(f"{name} is no grid", got=got, expected="float32 (channels, h, w)")
+    if grid.shape[0] != channels or grid.size == 0:
+        raise InputError(
+            f"{name} has another shape", got=grid.shape, expected=f"({channels}, h, w), h, w >= 1"
+        )
+    if not np.isfinite(grid).all():
+        raise InputError(f"{name} holds numbers that are not finite")
+
+
+def _cells(
+    name: str, nodes: int, pixels: int, axis: int, geometry: GridGeometry
+) -> tuple[int, NDArray[np.int64], NDArray[np.float32]]:
+    """Where the pixels of one axis fall between its nodes.
+
+    Cell i lies between nodes i and i + 1; cells -1 and `nodes - 1` have their one node twice.
+
+    Returns:
+        The first cell with pixels; (cells + 1,) the first pixel of each cell, then the end; and
+        (2, pixels) the weights of both nodes.
+    """
     at = (np.arange(pixels) - geometry.offset_yx[axis]) / geometry.stride_yx[axis]
+    if at[0] < -_REACH or at[-1] > nodes - 1 + _REACH:
+        raise InputError(
+            f"the grid does not cover the {name} of the frame",
+            got=f"pixels from {at[0]:.2f} to {at[-1]:.2f} of {nodes} nodes",
+            expected=f"-1 to {nodes}: at most a stride outside",
+            fix="check stride, offset and frame size",
+        )
     cell = np.clip(np.floor(at), -1, nodes - 1).astype(np.int64)
     part = at - cell
-    weight = np.stack([1 - part, part]).astype(np.float32)
+    weight = np.stack([1 - part, part]).astype(np.float32)  # (2, pixels)
     first = int(cell[0])
     start = np.searchsorted(cell, np.arange(first, cell[-1] + 2)).astype(np.int64)
     return first, start, weight
 
 
-def _outputs(out, size_hw, dtype):
+def _outputs(
+    out: tuple[NDArray[Any], NDArray[np.bool_]] | None,
+    size_hw: tuple[int, int],
+    dtype: np.dtype[Any],
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """New arrays, or those of the caller if they fit."""
     if out is None:
         return np.empty(size_hw, dtype), np.empty(size_hw, np.bool_)
+    for array, kind in zip(out, (dtype, np.dtype(np.bool_)), strict=True):
+        if array.shape != size_hw or array.dtype != kind or not array.flags.c_contiguous:
+            raise InputError(
+                "an output array does not fit",
+                got=f"{array.dtype} {array.shape}",
+                expected=f"C-contiguous {kind} {size_hw}",
+            )
     return out
