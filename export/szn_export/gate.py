@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from szn_runtime.sei import segment_grid
 
 from szn_runtime.backends import Backend
 from szn_runtime.errors import GateError, UsageError
@@ -21,6 +20,7 @@ from szn_runtime.geometry import GridGeometry
 from szn_runtime.labels import LabelSet
 from szn_runtime.manifest import Preprocess
 from szn_runtime.preprocess import Layout, normalise_into, plan
+from szn_runtime.sei import segment_grid
 from szn_train.model import SeenmaskZeroShotNetwork
 
 __all__ = ["DEFAULT_BUDGETS", "Budget", "Comparison", "check", "compare"]

@@ -1,8 +1,8 @@
 """Compiled kernels of `sei.py`: from a cell's candidates to the labels of its pixels.
 
-A cell's scores are `w0 * a + w1 * b`, products and sum rounded apart (no fused operations): rounding
-then keeps the order of two labels, so that one that is below another at all corners is never above
-it inside.
+A cell's scores are `w0 * a + w1 * b`, products and sum rounded apart (no fused operations), so
+that rounding keeps the order of two labels: one that is below another at all corners is never
+above it inside.
 """
 
 from __future__ import annotations

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from szn_runtime.preprocess import normalise_into, plan
-from szn_runtime.sei import segment_grid
 
 from szn_runtime.labels import LabelSet
+from szn_runtime.preprocess import normalise_into, plan
+from szn_runtime.sei import segment_grid
 from szn_train.classes import VOID, ClassSplit
 from szn_train.datasets import FolderDataset
 from szn_train.metrics import Mode, Scores, confusion_matrix, harmonic_mean, scores

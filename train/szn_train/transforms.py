@@ -7,11 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from szn_runtime.preprocess import normalise_into, plan
 from torch import Tensor
 
 from szn_runtime._cv import cv2
 from szn_runtime.bundle import Preprocess
+from szn_runtime.preprocess import normalise_into, plan
 from szn_train.backbones import BackboneInfo
 from szn_train.classes import VOID
 

@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gensim.models import KeyedVectors
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.decomposition import PCA
+
+from szn_runtime.errors import InputError
+from szn_train.semantic import LabelSpace, WordVectors, label_space, load_word_vectors
+from tests.train import catalogue
+from tests.train.catalogue import WORD_LENGTH, WORDS, word_vectors
+
+VOC_NAMES = ("background", "aeroplane", "cow", "horse", "sheep", "tvmonitor")
+
+
+@pytest.fixture
+def words() -> WordVectors:
+    return WordVectors(source="tiny", words=WORDS, vectors=word_vectors())
+
+
+@pytest.fixture
+def words_file(tmp_path: Path) -> Path:
+    return catalogue.write_words(tmp_path / "words.txt")
+
+
+def row(word: str) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    vector: np.ndarray[tuple[int], np.dtype[np.float32]] = word_vectors()[WORDS.index(word)]
+    return vector
+
+
+# words ----------------------------------------------------------------------------------------
+
+
+def test_a_word_has_its_own_vector(words: WordVectors) -> None:
+    np.testing.assert_array_equal(words.vector("sheep"), row("sheep"))
+    np.testing.assert_array_equal(words.vector("Sheep"), row("sheep"))
+
+
+@pytest.mark.parametrize("name", ["traffic light", "Traffic Light", "traffic-light", "traffic_light"])
+def test_a_name_of_several_words_is_their_mean(words: WordVectors, name: str) -> None:
+    expected = (row("traffic") + row("light")) / 2
+    np.testing.assert_allclose(words.vector(name), expected, rtol=1e-6)
+
+
+def test_a_name_that_the_vocabulary_holds_whole_is_taken_whole() -> None:
+    vectors = np.eye(4, dtype=np.float32)
+    words = WordVectors(
+        source="tiny", words=("traffic", "light", "traffic_light", "New"), vectors=vectors
+    )
+    np.testing.assert_array_equal(words.vector("traffic light"), vectors[2])
+    np.testing.assert_array_equal(words.vector("new"), vectors[3])
+
+
+def test_of_a_word_that_comes_twice_the_first_counts() -> None:
+    words = WordVectors(source="tiny", words=("a", "b", "a"), vectors=np.eye(3, dtype=np.float32))
+    np.testing.assert_array_equal(words.vector("a"), [1, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("sheeep", r"label 'sheeep': 'sheeep' is not in tiny; did you mean sheep"),
+        ("traffic ligth", r"label 'traffic ligth': 'ligth' is not in tiny; did you mean light\?"),
+        ("qqqqqq", r"label 'qqqqqq': 'qqqqqq' is not in tiny; use another word"),
+        ("-", r"label '-': '-' is not in tiny"),
+    ],
+)
+def test_an_unknown_word_is_an_error_with_close_matches(
+    words: WordVectors, name: str, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        words.vector(name)
+
+
+# files ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("header", [False, True])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_text_files_are_read_with_and_without_a_header(
+    tmp_path: Path, header: bool, zipped: bool
+) -> None:
+    path = catalogue.write_words(tmp_path / "words.txt", header=header)
+    if zipped:
+        path = tmp_path / "words.txt.gz"
+        path.write_bytes(gzip.compress((tmp_path / "words.txt").read_bytes()))
+    words = load_word_vectors(str(path))
+    assert words.words == WORDS
+    assert words.source == path.name
+    np.testing.assert_array_equal(words.vectors, word_vectors())
+
+
+@pytest.mark.parametrize("name", ["words.bin", "words.bin.gz", "words.kv"])
+def test_files_of_gensim_and_word2vec_are_read(tmp_path: Path, name: str) -> None:
+    vectors = KeyedVectors(WORD_LENGTH)
+    vectors.add_vectors(list(WORDS), word_vectors())
+    path = tmp_path / name
+    if name.endswith(".kv"):
+        vectors.save(str(path))
+    else:
+        vectors.save_word2vec_format(str(path), binary=True)
+    words = load_word_vectors(str(path))
+    assert words.words == WORDS
+    np.testing.assert_array_equal(words.vectors, word_vectors())
+
+
+def test_a_missing_file_is_an_error() -> None:
+    with pytest.raises(InputError, match=r"no embeddings at nowhere\.bin: expected 'glove', an"):
+        load_word_vectors("nowhere.bin")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("words.bin", b"these are no vectors\n"),
+        ("words.bin", b"3 4\nthe \x00\x00"),
+        ("words.bin.gz", b"no gzip"),
+        ("words.bin.gz", gzip.compress(b"3 4\nthe 1234567890123456")[:-9]),
+        ("words.txt", b"the one two three\n"),
+        ("words.txt", b"the 1 2 3\nof 1 2\n"),
+        ("words.txt", b"\xff\xfe\x00\x01 1 2\n"),
+        ("words.txt", b""),
+        ("words.kv", b"no pickle"),
+        ("words.kv", b""),
+    ],
+)
+def test_a_file_that_holds_no_word_vectors_is_an_error(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"{name} is not a word-vector file .*expected word2vec"):
+        load_word_vectors(str(path))
+
+
+# PCA ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dim", [2, 5, WORD_LENGTH])
+def test_the_basis_is_pca_of_the_whole_vocabulary(words_file: Path, dim: int) -> None:
+    space = label_space(catalogue.CLASSES, source=str(words_file), dim=dim)
+    vectors = word_vectors().astype(np.float64)
+    values, axes = np.linalg.eigh(np.cov(vectors.T))
+    axes = axes[:, ::-1][:, :dim].T  # (d, d) ascending -> (j, d) descending
+    assert space.mean is not None
+    assert space.basis is not None
+    np.testing.assert_allclose(space.mean, vectors.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(np.abs(space.basis @ axes.T), np.eye(dim), atol=1e-5)
+    assert space.explained_variance == pytest.approx(values[::-1][:dim].sum() / values.sum())
+    assert space.basis.shape == (dim, WORD_LENGTH)
+
+
+def test_the_labels_are_projected_like_any_other_word(words_file: Path) -> None:
+    names = ("cow", "traffic light")
+    space = label_space(names, source=str(words_file), dim=4)
+    pca = PCA(n_components=4, svd_solver="full").fit(word_vectors())
+    rows = np.stack([row("cow"), (row("traffic") + row("light")) / 2])
+    expected = pca.transform(rows)
+    signs = np.sign((space.embeddings * expected).sum(axis=0))  # an axis has no direction
+    np.testing.assert_allclose(space.embeddings * signs, expected, atol=1e-5)
+    assert space.mean is not None
+    assert space.basis is not None
+    again = (rows - space.mean) @ space.basis.T
+    np.testing.assert_allclose(again, space.embeddings, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(space.unit, axis=1), 1, rtol=1e-6)
+
+
+@settings(max_examples=10, deadline=None)
+@given(names=st.sets(st.sampled_from(WORDS), min_size=1), dim=st.integers(2, WORD_LENGTH))
+def test_the_space_does_not_depend_on_the_labels(
+    tmp_path_factory: pytest.TempPathFactory, names: set[str], dim: int
+) -> None:
+    path = catalogue.write_words(tmp_path_factory.mktemp("words") / "words.txt")
+    one = label_space(tuple(sorted(names)), source=str(path), dim=dim)
+    other = label_space(("cow",), source=str(path), dim=dim)
+    assert one.basis is not None
+    assert other.basis is not None
+    np.testing.assert_array_equal(one.basis, other.basis)
+    assert one.explained_variance is not None
+    assert 0 < one.explained_variance <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("dim", [1, WORD_LENGTH + 1])
+def test_a_dimension_that_the_words_do_not_have_is_refused(words_file: Path, dim: int) -> None:
+    with pytest.raises(InputError, match=rf"embedding dimension: got {dim}, expected 2 to 8 for"):
+        label_space(("cow",), source=str(words_file), dim=dim)
+
+
+def test_more_dimensions_than_words_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "few.txt"
+    path.write_text("cow 1 2 3 4\nsheep 4 3 2 2\ngrass 0 0 1 5\n")
+    with pytest.raises(InputError, match="embedding dimension: got 4, expected 2 to 3 for few"):
+        label_space(("cow",), source=str(path), dim=4)
+
+
+def test_an_unknown_label_is_named(words_file: Path) -> None:
+    with pytest.raises(InputError, match=r"label 'shep': 'shep' is not in words\.txt; did you me"):
+        label_space(("cow", "shep"), source=str(words_file), dim=4)
+
+
+@pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])
+def test_a_label_without_a_direction_is_refused(bad: float) -> None:
+    embeddings = np.ones((3, 2), np.float32)
+    embeddings[1] = bad
+    with pytest.raises(InputError, match="label 'b' has no direction"):
+        LabelSpace(source="tiny", names=("a", "b", "c"), embeddings=embeddings)
+
+
+def test_glove_puts_related_words_close() -> None:
+    words = load_word_vectors("glove")
+    assert len(words.words) == 400_000
+    assert words.vectors.shape == (400_000, 50)
+    assert words.words[0] == "the"
+    space = label_space(("cow", "sheep", "car", "traffic light"), source="glove", dim=20)
+    assert space.source == words.source
+    assert space.embeddings.shape == (4, 20)
+    assert space.explained_variance is not None
+    assert 0.5 < space.explained_variance < 0.65
+    cosine = space.unit @ space.unit.T
+    assert cosine[0, 1] > 0.7 > cosine[0, 2]
+    assert cosine[2, 3] > cosine[0, 3]
+
+
+# finished embeddings --------------------------------------------------------------------------
+
+
+def test_finished_embeddings_come_without_a_basis(tmp_path: Path) -> None:
+    table = np.arange(12, dtype=np.float32).reshape(3, 4) + 1
+    np.savez(tmp_path / "labels.npz", names=np.array(["a", "b", "c"]), j4=table, j2=table[:, :2])
+    space = label_space(("c", "a"), source=str(tmp_path / "labels.npz"), dim=4)
+    np.testing.assert_array_equal(space.embeddings, table[[2, 0]])
+    assert space.source == "labels.npz"
+    assert (space.mean, space.basis, space.explained_variance) == (None, None, None)
+    space = label_space(("b",), source=str(tmp_path / "labels.npz"), dim=2)
+    np.testing.assert_array_equal(space.embeddings, table[[1], :2])
+
+
+def test_finished_embeddings_may_be_called_embeddings(tmp_path: Path) -> None:
+    table = np.eye(3, dtype=np.float64)
+    np.savez(tmp_path / "labels.npz", names=np.array(["a", "b", "c"]), embeddings=table)
+    space = label_space(("b",), source=str(tmp_path / "labels.npz"), dim=3)
+    assert space.embeddings.dtype == np.float32
+    np.testing.assert_array_equal(space.embeddings, [[0, 1, 0]])
+    with pytest.raises(InputError, match=r"labels\.npz: got \(3, 3\), expected \(3, 5\)"):
+        label_space(("b",), source=str(tmp_path / "labels.npz"), dim=5)
+
+
+def test_the_thesis_embeddings_are_read(data_dir: Path) -> None:
+    path = data_dir / "word2vec" / "voc21.npz"
+    space = label_space(VOC_NAMES, source=str(path), dim=20)
+    with np.load(path, allow_pickle=False) as arrays:
+        rows = [arrays["names"].tolist().index(name) for name in VOC_NAMES]
+        np.testing.assert_array_equal(space.embeddings, arrays["j20"][rows])
+    assert rows == [0, 1, 10, 13, 17, 20]
+
+
+@pytest.mark.parametrize(
+    ("names", "dim", "message"),
+    [
+        (("cow", "shep"), 2, r"label 'shep' is not in labels\.npz; it has sheep"),
+        (("zzz",), 2, r"label 'zzz' is not in labels\.npz; it has cow, sheep"),
+        (("cow",), 3, r"has no embeddings of 3 dimensions: got names, j2, expected .*'j3'"),
+    ],
+)
+def test_finished_embeddings_that_do_not_fit_are_refused(
+    tmp_path: Path, names: tuple[str, ...], dim: int, message: str
+) -> None:
+    np.savez(tmp_path / "labels.npz", names=np.array(["cow", "sheep"]), j2=np.eye(2))
+    with pytest.raises(InputError, match=message):
+        label_space(names, source=str(tmp_path / "labels.npz"), dim=dim)
+
+
+def test_a_missing_npz_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no embeddings at .*nowhere\.npz"):
+        label_space(("cow",), source=str(tmp_path / "nowhere.npz"), dim=2)
+
+
+@pytest.mark.parametrize("damage", ["text", "empty", "cut", "flipped", "pickle"])
+def test_a_damaged_npz_is_an_error(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "labels.npz"
+    names = np.array(["cow", "sheep"], dtype=object if damage == "pickle" else None)
+    np.savez(path, names=names, j2=np.eye(2))
+    content = bytearray(path.read_bytes())
+    if damage == "flipped":
+        content[content.index(b"cow\0"[:1]) + 150] ^= 0xFF
+    changed = {"text": b"no arrays", "empty": b"", "cut": bytes(content[:-40])}
+    path.write_bytes(changed.get(damage, bytes(content)))
+    with pytest.raises(InputError, match=r"labels\.npz is not an npz file of arrays"):
+        label_space(("cow",), source=str(path), dim=2)
