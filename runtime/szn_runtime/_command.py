@@ -18,7 +18,7 @@ class _CommandError(click.ClickException):
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        self.exit_code = exit_code  # type: ignore[misc]
 
 
 def _as_click(error: Exception) -> click.ClickException | None:

