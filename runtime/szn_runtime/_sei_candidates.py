@@ -258,7 +258,7 @@ def _flag(
 def collect_candidates(
     nodes: F32, norm: F32, slack: F32, embeddings: F32, ids: I32, corners: I32,
     winner: I32, block: int,
-) -> tuple[NDArray[np.int64], I32, F32]:
+) -> tuple[I32, NDArray[np.int64], I32, F32]:
     """Labels that can win somewhere in a cell, for all cells, with their scores at the corners.
 
     Args:
@@ -269,8 +269,9 @@ def collect_candidates(
         block: Labels whose scores are held at a time, a multiple of LANES.
 
     Returns:
-        `start` (blocks, cells + 1), `label` (m,) and `score` (4, m): those of cell i are, for each
-        block b, at `start[b, i]` to `start[b, i + 1]`; labels ascend.
+        `sole` (cells,) the label that wins at all corners and thus in the whole cell, or -1: then
+        the labels that can win in cell i are, for each block b, at `start[b, i]` to
+        `start[b, i + 1]` in `label` (m,), ascending, with `score` (4, m) at the corners.
     """
     count_nodes, dim = nodes.shape
     cells = corners.shape[0]
@@ -308,6 +309,8 @@ def collect_candidates(
         _update_bounds(nodes, norm, slack, embeddings, ids, corners, winner, known, bound)
         for i in range(cells):
             start[b, i] = count
+            if (not search or blocks == 1) and _is_sole(winner, corners, i):
+                continue
             n0, n1, n2, n3 = corners[i, 0], corners[i, 1], corners[i, 2], corners[i, 3]
             _flag(scores[n0], scores[n1], scores[n2], scores[n3], bound[i], size, flags)
             if b == 0 and min(min(norm[n0], norm[n1]), min(norm[n2], norm[n3])) == 0:
@@ -328,7 +331,21 @@ def collect_candidates(
                 score[3, count + p] = scores[n3, k]
             count += found
         start[b, cells] = count
-    return start, label, score
+    sole = np.full(cells, -1, np.int32)
+    for i in range(cells):
+        if _is_sole(winner, corners, i):
+            sole[i] = ids[winner[corners[i, 0]]]
+    return sole, start, label, score
+
+
+@_fast
+def _is_sole(winner: I32, corners: I32, i: int) -> bool:
+    row = winner[corners[i, 0]]
+    return (
+        row == winner[corners[i, 1]]
+        and row == winner[corners[i, 2]]
+        and row == winner[corners[i, 3]]
+    )
 
 
 @_fast

@@ -13,7 +13,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from szn_runtime._sei_candidates import collect_candidates, label_filter
-from szn_runtime._sei_paint import gather, paint_cell, prune
+from szn_runtime._sei_paint import LATTICE, gather, paint_block, prune
 
 __all__ = ["label_grid"]
 
@@ -25,8 +25,9 @@ U8 = NDArray[np.uint8]
 
 SEEN, UNSEEN = 1, 2  # bits: which label lists a cell needs
 
-# A cell with more candidates than this is painted in strips of so many rows, each with its own.
-MANY, STRIP = 8, 8
+# A cell with more candidates and more pixels than this is painted in quarters, each with its own.
+MANY, SMALL = 8, 64
+PIXELS = 1024  # painted at a time, so that their weights stay in the first-level cache
 
 # A score's rounding error is below (j + 2) / 2^24 of |E_c|; four times that, and some.
 _ROUNDING = 4.0 / 2**24
@@ -69,7 +70,7 @@ def _needs(
 def _candidates(
     embedding: F32, scale: float, embeddings: F32, ids: I32, needs: U8, bit: int,
     y_first: int, x_first: int, cy0: int, cx0: int, block: int, filter_from: int,
-) -> tuple[I32, I64, I32, F32, int]:
+) -> tuple[I32, I32, I64, I32, F32, int]:
     """Candidates of the cells of a tile that need the labels `ids`.
 
     Returns:
@@ -85,7 +86,7 @@ def _candidates(
         cells += (cell & bit) != 0
     if cells == 0:
         return (
-            index, np.zeros((1, 1), np.int64), np.empty(0, np.int32),
+            index, np.empty(0, np.int32), np.zeros((1, 1), np.int64), np.empty(0, np.int32),
             np.empty((4, 0), np.float32), 0,
         )
     corners = np.empty((cells, 4), np.int32)
@@ -117,7 +118,7 @@ def _candidates(
     winner = np.empty(0, np.int32)
     if ids.size >= filter_from:
         ids, winner = label_filter(nodes, norm, slack, embeddings, ids, corners, 2 * block)
-    start, label, score = collect_candidates(
+    sole, start, label, score = collect_candidates(
         nodes, norm, slack, embeddings, ids, corners, winner, block
     )
     most = 0
@@ -126,7 +127,7 @@ def _candidates(
         for b in range(start.shape[0]):
             total += start[b, i + 1] - start[b, i]
         most = max(most, total)
-    return index, start, label, score, most
+    return index, sole, start, label, score, most
 
 
 @_plain
@@ -166,8 +167,11 @@ def label_grid(
         longest = max(longest, y_start[i + 1] - y_start[i])
     for i in range(x_start.size - 1):
         longest = max(longest, x_start[i + 1] - x_start[i])
-    run_end, run_at = np.empty(longest, np.int64), np.empty(longest, np.int64)
-    left, right = np.empty(longest, np.int64), np.empty(longest, np.int64)
+    pixels = max(longest, PIXELS)
+    weights, best = np.empty((4, pixels), np.float32), np.empty(pixels, np.float32)
+    won = np.empty((2, pixels), np.int32)
+    lattice, lattice_best = np.empty((4, LATTICE), np.float32), np.empty(LATTICE, np.float32)
+    lattice_won = np.empty(LATTICE, np.int32)
     delta = np.empty(4, np.float64)
     counts, part_counts = np.zeros(2, np.int64), np.zeros(2, np.int64)
     for tile in range(down * across):
@@ -177,20 +181,20 @@ def label_grid(
         needs = _needs(
             difference, masked, y_first, y_start, x_first, x_start, cy0, cy1, cx0, cx1
         )
-        s_index, s_start, s_label, s_score, s_most = _candidates(
+        s_index, s_sole, s_start, s_label, s_score, s_most = _candidates(
             embedding, scale, embeddings, seen_ids, needs, SEEN,
             y_first, x_first, cy0, cx0, block, filter_from,
         )
-        u_index, u_start, u_label, u_score, u_most = _candidates(
+        u_index, u_sole, u_start, u_label, u_score, u_most = _candidates(
             embedding, scale, embeddings, unseen_ids, needs, UNSEEN,
             y_first, x_first, cy0, cx0, block, filter_from,
         )
         most = max(s_most, u_most)
+        most = max(most, 1)
         label, score = np.empty((2, most), np.int32), np.empty((2, 4, most), np.float32)
         part_label, part_score = np.empty_like(label), np.empty_like(score)
-        a, b = np.empty(most, np.float32), np.empty(most, np.float32)
-        corner = np.empty((5, most), np.float32)
-        alive = np.empty(most, np.uint8)
+        places = np.arange(most).astype(np.int32)
+        corner, alive = np.empty((4, most), np.float32), np.empty(most, np.uint8)
         for cy in range(cy0, cy1):
             y0, y1 = y_start[cy], y_start[cy + 1]
             for cx in range(cx0, cx1):
@@ -200,39 +204,59 @@ def label_grid(
                     continue
                 counts[:] = 0
                 if need & SEEN:
-                    cell = s_index[cy - cy0, cx - cx0]
-                    counts[0] = gather(cell, s_start, s_label, s_score, label[0], score[0])
+                    i = s_index[cy - cy0, cx - cx0]
+                    if s_sole[i] >= 0:
+                        label[0, 0] = s_sole[i]
+                        counts[0] = 1
+                    else:
+                        counts[0] = gather(i, s_start, s_label, s_score, label[0], score[0])
                 if need & UNSEEN:
-                    cell = u_index[cy - cy0, cx - cx0]
-                    counts[1] = gather(cell, u_start, u_label, u_score, label[1], score[1])
+                    i = u_index[cy - cy0, cx - cx0]
+                    if u_sole[i] >= 0:
+                        label[1, 0] = u_sole[i]
+                        counts[1] = 1
+                    else:
+                        counts[1] = gather(i, u_start, u_label, u_score, label[1], score[1])
                 for k in range(2):
-                    if counts[k] > 0:
+                    if counts[k] > 1:
                         counts[k] = prune(
                             label[k], score[k], counts[k], y_weight, x_weight, y0, y1, x0, x1,
-                            label[k], score[k], corner, alive,
+                            label[k], score[k],
+                            places, lattice, lattice_best, lattice_won, corner, alive,
                         )
                 if need == SEEN | UNSEEN:
                     for c in range(4):
                         r = min(max(y_first + cy + (c >> 1), 0), h - 1)
                         q = min(max(x_first + cx + (c & 1), 0), w - 1)
                         delta[c] = difference[r, q]
-                if max(counts[0], counts[1]) <= MANY:
-                    paint_cell(
+                if max(counts[0], counts[1]) <= MANY or (y1 - y0) * (x1 - x0) <= SMALL:
+                    paint_block(
                         label, score, counts, delta, y_weight, x_weight, y0, y1, x0, x1,
-                        a, b, run_end, run_at, left, right, flags, labels, seen,
+                        weights, best, won, flags, labels, seen,
                     )
                     continue
-                for y in range(y0, y1, STRIP):
-                    end = min(y + STRIP, y1)
+                for quarter in range(4):
+                    ya, xa = (y0 + y1) // 2, (x0 + x1) // 2
+                    yb, xb = ya, xa
+                    if quarter & 2:
+                        yb = y1
+                    else:
+                        ya = y0
+                    if quarter & 1:
+                        xb = x1
+                    else:
+                        xa = x0
+                    if ya == yb or xa == xb:
+                        continue
                     for k in range(2):
-                        part_counts[k] = 0
+                        part_counts[k] = counts[k]
                         if counts[k] > 0:
                             part_counts[k] = prune(
-                                label[k], score[k], counts[k], y_weight, x_weight, y, end,
-                                x0, x1, part_label[k], part_score[k], corner, alive,
+                                label[k], score[k], counts[k], y_weight, x_weight, ya, yb,
+                                xa, xb, part_label[k], part_score[k],
+                                places, lattice, lattice_best, lattice_won, corner, alive,
                             )
-                    paint_cell(
+                    paint_block(
                         part_label, part_score, part_counts, delta, y_weight, x_weight,
-                        y, end, x0, x1,
-                        a, b, run_end, run_at, left, right, flags, labels, seen,
+                        ya, yb, xa, xb, weights, best, won, flags, labels, seen,
                     )

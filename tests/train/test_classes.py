@@ -14,9 +14,7 @@ NAMES = ("grass", "sky", "cow", "boat", "sheep", "rock")
 
 
 def test_a_split_derives_its_sets_in_the_order_of_the_data_set() -> None:
-    split = ClassSplit(
-        names=NAMES, void=("rock", "sky"), train_unseen=("boat",), unseen=("sheep",)
-    )
+    split = ClassSplit(names=NAMES, void=("rock", "sky"), train_unseen=("boat",), unseen=("sheep",))
     assert split.labels == ("grass", "cow", "boat", "sheep")
     assert split.train_seen == ("grass", "cow")
     assert split.sizes == (2, 1, 1)

@@ -94,7 +94,9 @@ def test_an_image_and_a_mask_of_other_sizes_are_refused(root: Path) -> None:
 
 def test_a_missing_image_is_named(root: Path) -> None:
     (root / "images" / "a.png").unlink()
-    with pytest.raises(InputError, match=r"image 'a' of split 'train' is not in .*images: .*a\.jpg"):
+    with pytest.raises(
+        InputError, match=r"image 'a' of split 'train' is not in .*images: .*a\.jpg"
+    ):
         dataset(root).image("a")
 
 

@@ -42,7 +42,9 @@ def test_a_word_has_its_own_vector(words: WordVectors) -> None:
     np.testing.assert_array_equal(words.vector("Sheep"), row("sheep"))
 
 
-@pytest.mark.parametrize("name", ["traffic light", "Traffic Light", "traffic-light", "traffic_light"])
+@pytest.mark.parametrize(
+    "name", ["traffic light", "Traffic Light", "traffic-light", "traffic_light"]
+)
 def test_a_name_of_several_words_is_their_mean(words: WordVectors, name: str) -> None:
     expected = (row("traffic") + row("light")) / 2
     np.testing.assert_allclose(words.vector(name), expected, rtol=1e-6)
