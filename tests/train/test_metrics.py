@@ -1,76 +1,178 @@
 from __future__ import annotations
 
+import math
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, jaccard_score
-from sklearn.metrics import confusion_matrix as sk_confusion
+from numpy.typing import NDArray
+from sklearn.metrics import accuracy_score, jaccard_score, recall_score
+from sklearn.metrics import confusion_matrix as sklearn_confusion
 
-from szn_train.metrics import confusion_matrix, harmonic_mean, scores
+from szn_train.metrics import Mode, Scores, confusion_matrix, harmonic_mean, scores
 
-# rows truth, columns prediction; classes a, b, c
-CONFUSION = np.array([[6, 2, 0], [1, 3, 0], [4, 0, 4]])
+# rows truth, columns prediction; class 3 is never there, but called once
+HAND = np.array(
+    [
+        [6, 1, 1, 0],
+        [2, 4, 0, 1],
+        [0, 5, 5, 0],
+        [0, 0, 0, 0],
+    ]
+)
+FIRST = np.array([True, True, False, False])
 
 
-def test_confusion_counts_rows_by_truth_and_leaves_void_out() -> None:
-    truth = np.array([0, 0, 1, 255, 2], np.uint8)
-    prediction = np.array([0, 1, 1, 1, 0], np.uint8)
-    np.testing.assert_array_equal(
-        confusion_matrix(truth, prediction, 3), [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
+def approximately(pa: float, ca: float, miou: float, wiou: float) -> dict[str, object]:
+    values = {"pa": pa, "ca": ca, "miou": miou, "wiou": wiou}
+    return {name: pytest.approx(100 * value) for name, value in values.items()}
+
+
+def test_standard_scores_of_everything_by_hand() -> None:
+    # IoU: 6 / (8 + 8 - 6), 4 / (7 + 10 - 4), 5 / (10 + 6 - 5); class 3 has no truth
+    iou = (6 / 10, 4 / 13, 5 / 11)
+    assert scores(HAND).to_dict() == approximately(
+        15 / 25,
+        (6 / 8 + 4 / 7 + 5 / 10) / 3,
+        sum(iou) / 3,
+        (8 * iou[0] + 7 * iou[1] + 10 * iou[2]) / 25,
     )
 
 
-def test_overall_scores_by_hand() -> None:
-    result = scores(CONFUSION)
-    assert result.pa == pytest.approx(100 * 13 / 20)
-    assert result.ca == pytest.approx(100 * (6 / 8 + 3 / 4 + 4 / 8) / 3)
-    iou = [6 / 13, 3 / 6, 4 / 8]
-    assert result.miou == pytest.approx(100 * sum(iou) / 3)
-    assert result.wiou == pytest.approx(100 * (8 * iou[0] + 4 * iou[1] + 8 * iou[2]) / 20)
+def test_standard_scores_of_a_subset_count_false_positives_from_outside() -> None:
+    iou = (6 / 10, 4 / 13)  # the 5 pixels of class 2 that were called 1 count against 1
+    assert scores(HAND, FIRST).to_dict() == approximately(
+        10 / 15, (6 / 8 + 4 / 7) / 2, sum(iou) / 2, (8 * iou[0] + 7 * iou[1]) / 15
+    )
 
 
-def test_standard_subset_keeps_false_positives_from_outside() -> None:
-    result = scores(CONFUSION, np.array([True, True, False]))
-    assert result.pa == pytest.approx(100 * 9 / 12)
-    assert result.miou == pytest.approx(100 * (6 / 13 + 3 / 6) / 2)  # 4 pixels of c count against a
+def test_thesis_scores_of_a_subset_have_its_quirks() -> None:
+    # The 5 false positives of class 1 vanish: 4 / (7 + 5 - 4). Classes 2 and 3, each called once
+    # for a pixel of the subset, enter the mean as 0.
+    iou = (6 / 10, 4 / 8, 0.0, 0.0)
+    assert scores(HAND, FIRST, "thesis").to_dict() == approximately(
+        10 / 15, (6 / 8 + 4 / 7) / 2, sum(iou) / 4, (8 * iou[0] + 7 * iou[1]) / 15
+    )
 
 
-def test_thesis_subset_drops_false_positives_and_counts_wrong_classes_as_zero() -> None:
-    result = scores(CONFUSION, np.array([True, True, False]), "thesis")
-    assert result.miou == pytest.approx(100 * (6 / 9 + 3 / 6) / 2)  # the 4 pixels have vanished
-    # pixels of c alone: 4 right, 4 called a; a enters the mean with 0
-    only_c = scores(CONFUSION, np.array([False, False, True]), "thesis")
-    assert only_c.miou == pytest.approx(100 * (0 + 4 / 8) / 2)
-    assert scores(CONFUSION, np.array([False, False, True])).miou == pytest.approx(50)
+def test_a_class_outside_the_subset_that_is_never_called_leaves_the_thesis_mean_alone() -> None:
+    confusion = np.array([[3, 1, 0], [0, 4, 0], [9, 9, 9]])
+    subset = np.array([True, True, False])
+    assert scores(confusion, subset, "thesis").miou == pytest.approx(100 * (3 / 4 + 4 / 5) / 2)
+    assert scores(confusion, subset).miou == pytest.approx(100 * (3 / 13 + 4 / 14) / 2)
 
 
-def test_a_subset_that_the_truth_lacks_has_no_score() -> None:
-    result = scores(np.array([[3, 0], [0, 0]]), np.array([False, True]))
-    assert np.isnan([result.pa, result.ca, result.miou, result.wiou]).all()
+def test_thesis_scores_of_everything_still_count_called_classes_without_truth() -> None:
+    iou = (6 / 10, 4 / 13, 5 / 11)
+    assert scores(HAND, mode="thesis").miou == pytest.approx(100 * sum(iou) / 4)
+    assert scores(HAND, mode="thesis").wiou == pytest.approx(scores(HAND).wiou)
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(2, 6))
-@settings(deadline=None, max_examples=40)
-def test_equals_scikit_learn(seed: int, classes: int) -> None:
-    rng = np.random.default_rng(seed)
-    truth, prediction = rng.integers(0, classes, (2, 60))
-    confusion = confusion_matrix(truth, prediction, classes)
-    labels = list(range(classes))
-    np.testing.assert_array_equal(confusion, sk_confusion(truth, prediction, labels=labels))
-    present = np.unique(truth)
-    result = scores(confusion)
-    assert result.pa == pytest.approx(100 * accuracy_score(truth, prediction))
-    expected = jaccard_score(truth, prediction, labels=present, average="macro", zero_division=0)
-    assert result.miou == pytest.approx(100 * expected)
+@pytest.mark.parametrize("mode", ["standard", "thesis"])
+def test_perfect_predictions_score_one_hundred(mode: Mode) -> None:
+    assert scores(np.diag([5, 0, 3]), mode=mode) == Scores(pa=100, ca=100, miou=100, wiou=100)
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "expected"), [(60, 30, 40), (50, 0, 0), (0, 0, 0), (25, 25, 25)]
+@pytest.mark.parametrize("mode", ["standard", "thesis"])
+def test_a_subset_without_truth_has_no_score(mode: Mode) -> None:
+    values = scores(HAND, np.array([False, False, False, True]), mode).to_dict()
+    assert all(math.isnan(value) for value in values.values())
+    assert len(values) == 4
+
+
+maps = st.integers(2, 6).flatmap(
+    lambda classes: st.tuples(
+        st.just(classes), st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**32 - 1)
+    )
 )
-def test_harmonic_mean(a: float, b: float, expected: float) -> None:
-    assert harmonic_mean(a, b) == pytest.approx(expected)
 
 
-def test_harmonic_mean_of_no_score_is_none() -> None:
-    assert np.isnan(harmonic_mean(50, float("nan")))
+def draw(case: tuple[int, int, int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Truth with some void, and prediction."""
+    classes, height, width, seed = case
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, classes, (height, width))
+    truth[rng.random((height, width)) < 0.2] = 255
+    return truth, rng.integers(0, classes, (height, width))
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=maps)
+def test_the_confusion_matrix_equals_scikit_learns(case: tuple[int, int, int, int]) -> None:
+    truth, prediction = draw(case)
+    known = truth != 255
+    expected = np.zeros((case[0], case[0]), np.int64)
+    if known.any():
+        expected = sklearn_confusion(truth[known], prediction[known], labels=range(case[0]))
+    np.testing.assert_array_equal(confusion_matrix(truth, prediction, case[0]), expected)
+
+
+def test_small_integers_do_not_overflow() -> None:
+    truth = np.full((4, 4), 99, np.uint8)
+    prediction = np.full((4, 4), 98, np.uint8)
+    confusion = confusion_matrix(truth, prediction, 100)
+    assert confusion[99, 98] == 16 == confusion.sum()
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=maps)
+def test_standard_scores_equal_scikit_learns(case: tuple[int, int, int, int]) -> None:
+    truth, prediction = draw(case)
+    known = truth != 255
+    if not known.any():
+        return
+    t, p = truth[known], prediction[known]
+    present = np.unique(t)
+    result = scores(confusion_matrix(truth, prediction, case[0]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        iou = jaccard_score(t, p, labels=present, average=None, zero_division=0)
+        recall = recall_score(t, p, labels=present, average="macro", zero_division=0)
+        weighted = jaccard_score(t, p, labels=present, average="weighted", zero_division=0)
+    assert result.pa == pytest.approx(100 * accuracy_score(t, p))
+    assert result.ca == pytest.approx(100 * recall)
+    assert result.miou == pytest.approx(100 * iou.mean())
+    assert result.wiou == pytest.approx(100 * weighted)
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=maps, data=st.data())
+def test_thesis_scores_of_a_subset_are_those_of_its_pixels_alone(
+    case: tuple[int, int, int, int], data: st.DataObject
+) -> None:
+    truth, prediction = draw(case)
+    subset = np.array(data.draw(st.lists(st.booleans(), min_size=case[0], max_size=case[0])))
+    inside = (truth != 255) & subset[truth % case[0]]
+    result = scores(confusion_matrix(truth, prediction, case[0]), subset, "thesis")
+    if not inside.any():
+        assert math.isnan(result.miou)
+        return
+    t, p = truth[inside], prediction[inside]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # scikit-learn's default labels are those that truth or prediction show: the quirk
+        expected = jaccard_score(t, p, average="macro", zero_division=0)
+    assert result.miou == pytest.approx(100 * expected)
+    standard = scores(confusion_matrix(truth, prediction, case[0]), subset)
+    assert (result.pa, result.ca) == (standard.pa, standard.ca)
+    assert result.wiou >= standard.wiou - 1e-9  # false positives from outside only lower it
+
+
+def test_harmonic_mean_by_hand() -> None:
+    assert harmonic_mean(30, 60) == pytest.approx(40)
+    assert harmonic_mean(50, 50) == pytest.approx(50)
+    assert harmonic_mean(0, 80) == 0
+    assert harmonic_mean(0, 0) == 0
+
+
+@pytest.mark.parametrize(("a", "b"), [(math.nan, 50), (50, math.nan), (math.nan, math.nan)])
+def test_harmonic_mean_of_a_missing_score_is_missing(a: float, b: float) -> None:
+    assert math.isnan(harmonic_mean(a, b))
+
+
+@given(a=st.floats(0.01, 100), b=st.floats(0.01, 100))
+def test_harmonic_mean_lies_between_and_below_the_arithmetic_mean(a: float, b: float) -> None:
+    value = harmonic_mean(a, b)
+    assert min(a, b) * (1 - 1e-9) <= value <= (a + b) / 2 * (1 + 1e-9)

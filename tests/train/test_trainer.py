@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from szn_runtime.errors import TrainingError
+from szn_train.batches import Batches
+from szn_train.checkpoint import load_checkpoint
+from szn_train.config import StepConfig, TrainConfig
+from szn_train.history import History
+from szn_train.progress import Progress
+from szn_train.run import Run, open_run
+from szn_train.step import TrainingStep, learning_rate
+from szn_train.trainer import train
+from tests.train import catalogue
+
+
+def config_for(root: Path, **changes: object) -> TrainConfig:
+    """Two epochs of each step on the tiny data set, with everything that has state."""
+    step = StepConfig(
+        epochs=2, batch_size=4, learning_rate=1e-3, optimizer="adamw", schedule="cosine",
+        warmup=0.2, augment=True, ema=0.5,
+    )  # fmt: skip
+    words = root / "words.txt"
+    words.write_text(
+        "\n".join(
+            f"{word} " + " ".join(f"{x:.6f}" for x in row)
+            for word, row in zip(catalogue.WORDS, catalogue.word_vectors(), strict=True)
+        )
+        + "\n"
+    )
+    values: dict[str, object] = {
+        "data": str(catalogue.write_dataset(root / "data")),
+        "void": catalogue.VOID,
+        "train_unseen": catalogue.TRAIN_UNSEEN,
+        "unseen": catalogue.UNSEEN,
+        "backbone": "efficientnet_lite0",
+        "weights": "none",
+        "stride": 32,
+        "embeddings": str(words),
+        "dim": 4,
+        "loss": "cosine_ce",
+        "long_side": 64,
+        "crop_hw": (32, 64),
+        "embedding_step": step,
+        "seenmask_step": dataclasses.replace(step, augment=False, ema=0.0),
+    }
+    return TrainConfig(**(values | changes))  # type: ignore[arg-type]
+
+
+class Killed(BaseException):
+    """Stands for a process that is killed."""
+
+
+class KilledAfter(Progress):
+    """Progress that ends the run when a number of epochs have started."""
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__(quiet=True)
+        self._left = epochs
+
+    def task(self, name: str, total: int):  # type: ignore[no-untyped-def]
+        if self._left == 0:
+            raise Killed
+        self._left -= 1
+        return super().task(name, total)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, Run]:
+    root = tmp_path_factory.mktemp("whole")
+    config = config_for(root)
+    return config, train(config, root / "run", progress=Progress(quiet=True))
+
+
+def weights(run: Run) -> dict[str, Tensor]:
+    return dict(run.network.state_dict())
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_a_killed_run_resumes_to_the_same_weights(
+    whole: tuple[TrainConfig, Run], tmp_path: Path, epochs: int
+) -> None:
+    config, unbroken = whole
+    with pytest.raises(Killed):
+        train(config, tmp_path, progress=KilledAfter(epochs))
+    assert not (tmp_path / "model.safetensors").exists()
+    resumed = train(config, tmp_path, progress=Progress(quiet=True), resume=True)
+    for name, tensor in weights(resumed).items():
+        assert torch.equal(tensor, weights(unbroken)[name]), name
+    assert (tmp_path / "history.csv").read_text().count("\n") == 5  # header and four epochs
+
+
+def test_the_seenmask_step_leaves_everything_else_alone(
+    whole: tuple[TrainConfig, Run], tmp_path: Path
+) -> None:
+    config, run = whole
+    with pytest.raises(Killed):
+        train(config, tmp_path, progress=KilledAfter(2))  # before the seenmask step
+    average = load_checkpoint(tmp_path / "checkpoint.pt")["average"]
+    before = {name.removeprefix("module."): tensor for name, tensor in average.items()}
+    names = [name for name in weights(run) if not name.startswith("seenmask_head")]
+    assert len(names) > 200
+    for name in names:
+        assert torch.equal(weights(run)[name], before[name]), name
+    assert not torch.equal(weights(run)["seenmask_head.weight"], before["seenmask_head.weight"])
+
+
+def test_the_run_folder_tells_what_was_done(whole: tuple[TrainConfig, Run]) -> None:
+    config, run = whole
+    saved = json.loads((run.folder / "config.json").read_text())
+    assert TrainConfig.from_dict(saved["config"]) == config
+    assert saved["class_names"] == list(catalogue.CLASSES)
+    selection = json.loads((run.folder / "selection.json").read_text())
+    assert selection["tuple"] == [3, 1, 1]
+    assert (selection["embedding_images"], selection["seenmask_images"]) == (6, 8)
+    assert selection["dropped_unseen"] == 2
+    assert list((run.folder / "events").iterdir())
+    assert open_run(run.folder).space.names == run.space.names
+    assert not run.network.training
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    network = torch.nn.Linear(1, 1)
+    step = TrainingStep(
+        "embedding", StepConfig(epochs=3), seed=1, network=network, body=[],
+        heads=list(network.parameters()),
+    )  # fmt: skip
+    calls: list[int] = []
+
+    def loss(frames: Tensor, target: Tensor) -> Tensor:
+        calls.append(1)
+        return network.weight.sum() * (float("nan") if len(calls) > 6 else 1.0)
+
+    dataset = catalogue.write_dataset(tmp_path / "data")
+    from szn_train.datasets import FolderDataset
+
+    batches = Batches(
+        FolderDataset(root=dataset, split="train"),
+        catalogue.SPLIT,
+        ("t0", "t1", "t2", "t3"),
+        transform=lambda image, target: (torch.zeros(3, 4, 4), torch.zeros(4, 4).long()),
+        batch_size=1,
+    )
+    with (
+        History(tmp_path) as history,
+        pytest.raises(TrainingError, match=r"loss of step 'embedding' is not finite in epoch 2, "),
+    ):
+        step.run(batches, loss, history, Progress(quiet=True))
+    saved = load_checkpoint(tmp_path / "checkpoint.pt")
+    assert [row["epoch"] for row in saved["history"]] == [1]
+
+
+def test_resuming_nothing(tmp_path: Path) -> None:
+    config = config_for(tmp_path)
+    with pytest.raises(TrainingError, match="has no checkpoint; train without --resume"):
+        train(config, tmp_path / "run", progress=Progress(quiet=True), resume=True)
+
+
+@pytest.mark.parametrize(("done", "share"), [(0.0, 0.01), (0.1, 1.0), (0.55, 0.5), (1.0, 0.0)])
+def test_warm_up_and_cosine(done: float, share: float) -> None:
+    step = StepConfig(epochs=1, learning_rate=2.0, schedule="cosine", warmup=0.1)
+    assert learning_rate(step, done) == pytest.approx(2.0 * share, abs=1e-9)
+
+
+def test_constant_schedule() -> None:
+    step = StepConfig(epochs=1, learning_rate=0.5)
+    assert {learning_rate(step, done) for done in (0.0, 0.5, 0.99)} == {0.5}
