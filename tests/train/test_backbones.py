@@ -117,9 +117,9 @@ def test_imagenet_weights_are_those_of_the_package_in_order(stride: int) -> None
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize(("photo", "labels"), [("china.jpg", {698, 663, 832}), ("flower.jpg", {985, 309, 723, 947})])  # fmt: skip
-def test_imagenet_weights_know_what_a_photo_shows(photo: str, labels: set[int]) -> None:
-    # palace, monastery, stupa; and daisy with what ImageNet knows of bees, pinwheels, mushrooms
+@pytest.mark.parametrize(("photo", "label"), [("china.jpg", 698), ("flower.jpg", 985)])
+def test_imagenet_weights_know_what_a_photo_shows(photo: str, label: int) -> None:
+    # palace and daisy: order of channels, scaling, padding and weights must all be right
     backbone = create_backbone("efficientnet_lite0", weights="imagenet").eval()
     weight, bias = list(lite0_file().values())[-2:]
     image = np.ascontiguousarray(load_sample_image(photo)[:, :, ::-1])
@@ -129,8 +129,7 @@ def test_imagenet_weights_know_what_a_photo_shows(photo: str, labels: set[int]) 
     normalise_into(image, layout, preprocess, frame[0])
     with torch.inference_mode():
         logits = F.linear(backbone(torch.from_numpy(frame)).mean(dim=(2, 3)), weight, bias)
-    print(photo, logits[0].topk(5))
-    assert int(logits.argmax()) in labels
+    assert int(logits.argmax()) == label
 
 
 # VGG16 ----------------------------------------------------------------------------------------

@@ -63,10 +63,8 @@ def test_the_weights_stay() -> None:
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
-@pytest.mark.parametrize(
-    ("stride", "size_hw"), [(32, (64, 96)), (32, (128, 32)), (16, (48, 64)), (16, (80, 112))]
-)
-def test_the_whole_network_equals_timms_to_the_bit(stride: int, size_hw: tuple[int, int]) -> None:
+@pytest.mark.parametrize("stride", [32, 16])
+def test_the_whole_network_equals_timms_to_the_bit(stride: int) -> None:
     torch.manual_seed(1)
     backbone = create_backbone("efficientnet_lite0", stride=stride, weights="none").eval()
     original = timm.create_model("tf_efficientnet_lite0", num_classes=0, output_stride=stride)
@@ -77,8 +75,9 @@ def test_the_whole_network_equals_timms_to_the_bit(stride: int, size_hw: tuple[i
     original.eval()
     assert any(isinstance(module, Conv2dSame) for module in original.modules())
     assert not any(isinstance(module, Conv2dSame) for module in backbone.modules())
-    frames = torch.randn(1, 3, *size_hw)
-    with torch.inference_mode():
-        ours, theirs = backbone(frames), original.forward_features(frames)
-    assert ours.shape == (1, 1280, size_hw[0] // stride, size_hw[1] // stride)
-    assert torch.equal(ours, theirs)
+    for grid_hw in ((1, 1), (2, 3), (5, 4)):
+        frames = torch.randn(2, 3, grid_hw[0] * stride, grid_hw[1] * stride)
+        with torch.inference_mode():
+            ours, theirs = backbone(frames), original.forward_features(frames)
+        assert ours.shape == (2, 1280, *grid_hw)
+        assert torch.equal(ours, theirs)

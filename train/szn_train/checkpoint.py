@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -167,5 +168,5 @@ def load_label_space(path: Path) -> LabelSpace:
                 basis=arrays.get("basis"),
                 explained_variance=facts["explained_variance"],
             )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise TrainingError(f"{path} is missing or damaged ({error})") from error

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from szn_train.checkpoint import read_json
+from szn_train.cli import eval_main, train_main
+from szn_train.config import TrainConfig, load_preset, preset_names
+from tests.train import catalogue
+
+
+def run_train(*arguments: object) -> Result:
+    return CliRunner().invoke(train_main, ["--quiet", *map(str, arguments)])
+
+
+def one_line(result: Result) -> str:
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert "Traceback" not in result.output
+    return lines[0]
+
+
+@pytest.fixture
+def preset(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.toml"
+    words = catalogue.write_words(tmp_path / "words.txt")
+    path.write_text(
+        f"""
+        void = ["rock"]
+        train_unseen = ["boat"]
+        unseen = ["sheep"]
+        backbone = "efficientnet_lite0"
+        weights = "none"
+        embeddings = "{words}"
+        dim = 4
+        long_side = 64
+        [embedding_step]
+        epochs = 7
+        batch_size = 3
+        [seenmask_step]
+        epochs = 1
+        """
+    )
+    return path
+
+
+def test_train_then_eval(tmp_path: Path, preset: Path) -> None:
+    data = catalogue.write_dataset(tmp_path / "data")
+    out = tmp_path / "run"
+    result = run_train("--data", data, "--preset", preset, "--epochs", 1, "--out", out)
+    assert result.exit_code == 0, result.output
+    config = TrainConfig.from_dict(read_json(out / "config.json")["config"])
+    assert config.embedding_step.epochs == 1  # the option overrides the preset
+    assert config.embedding_step.batch_size == 3  # which overrides the default
+    first = json.loads((out / "eval-val.json").read_text())
+    assert first["images"] == 4
+    assert set(first["scores"]["standard"]) == {"FCN-JE", "SZN", "SZN-PS"}
+    # FCN-JE chooses among train_seen only
+    labels, confusion = first["labels"], first["confusions"]["FCN-JE"]
+    for name in ("boat", "sheep"):
+        assert sum(row[labels.index(name)] for row in confusion) == 0
+    again = CliRunner().invoke(eval_main, [str(out), "--quiet", "--split", "val"])
+    assert again.exit_code == 0, again.output
+    assert json.loads((out / "eval-val.json").read_text()) == first
+    missing = CliRunner().invoke(eval_main, [str(out), "--quiet", "--split", "test"])
+    assert missing.exit_code == 1
+    assert "has no split 'test': expected one of train, val" in one_line(missing)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--data", "nowhere"], 1, "no data set at nowhere"),
+        ([], 2, "no data set is named; give --data DIR"),
+        (["--data", "nowhere", "--preset", "huge"], 2, "no preset 'huge': expected szn-mini"),
+        (["--data", "nowhere", "--dim", "1"], 2, "dim: got 1, expected 2 or more"),
+        (["--data", "nowhere", "--stride", "12"], 2, "stride: got 12, expected 32 or 16"),
+        (["--resume", "--seed", "3"], 2, "--resume goes on with the run's own configuration"),
+        (["--resume"], 1, "is not a run folder"),
+    ],
+)
+def test_bad_options(tmp_path: Path, arguments: list[str], code: int, message: str) -> None:
+    result = run_train("--out", tmp_path / "run", *arguments)
+    assert result.exit_code == code
+    assert message in one_line(result)
+
+
+def test_bad_data_is_one_line(tmp_path: Path, preset: Path) -> None:
+    data = catalogue.write_dataset(tmp_path / "data", classes=(*catalogue.CLASSES[:4],))
+    result = run_train("--data", data, "--preset", preset, "--out", tmp_path / "run")
+    assert result.exit_code == 1
+    assert "'rock' of void is not in the data set" in one_line(result)
+
+
+def test_every_preset_builds() -> None:
+    assert {"szn-mini", "thesis"} <= set(preset_names())
+    for name in preset_names():
+        config = TrainConfig.from_dict({**load_preset(name), "data": "somewhere"})
+        assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_an_unknown_key_of_a_preset(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text("strides = 32\n")
+    result = run_train("--data", tmp_path, "--preset", path, "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "unknown key 'strides'" in one_line(result)

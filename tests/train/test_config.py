@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from szn_runtime.errors import UsageError
+from szn_train.config import StepConfig, TrainConfig, load_preset, preset_names
+from szn_train.run import build_network
+
+# checks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "bad", "expected"),
+    [
+        ("epochs", 0, "1 or more"),
+        ("batch_size", 0, "1 or more"),
+        ("batch_size", -3, "1 or more"),
+        ("learning_rate", 0.0, "> 0"),
+        ("learning_rate", float("nan"), "> 0"),
+        ("learning_rate", float("inf"), "> 0"),
+        ("head_rate", -1.0, "> 0"),
+        ("weight_decay", -0.1, ">= 0"),
+        ("weight_decay", float("nan"), ">= 0"),
+        ("warmup", 1.0, r"in \[0, 1\)"),
+        ("warmup", -0.1, r"in \[0, 1\)"),
+        ("ema", 1.0, r"in \[0, 1\)"),
+        ("optimizer", "sgd", "adam or adamw"),
+        ("schedule", "step", "constant or cosine"),
+        ("epochs", "ten", "1 or more"),
+        ("epochs", 2.5, "1 or more"),
+        ("learning_rate", "fast", "> 0"),
+        ("augment", "no", "true or false"),
+    ],
+)
+def test_a_step_that_makes_no_sense_is_refused(key: str, bad: Any, expected: str) -> None:
+    values: dict[str, Any] = {"epochs": 2, key: bad}
+    with pytest.raises(UsageError, match=rf"configuration: {key}: got {bad}, expected {expected}"):
+        StepConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("key", "bad", "expected"),
+    [
+        ("dim", 1, "2 or more"),
+        ("stride", 8, "32 or 16"),
+        ("long_side", 31, "32 or more"),
+        ("similarity_scale", 0.0, "> 0"),
+        ("similarity_scale", float("inf"), "> 0"),
+        ("seed", -1, "0 to 4294967295"),
+        ("seed", 2**32, "0 to 4294967295"),
+        ("crop_hw", (320, 300), "two multiples of the stride 32"),
+        ("crop_hw", (320,), "two multiples of the stride 32"),
+        ("crop_hw", (0, 320), "two multiples of the stride 32"),
+        ("loss", "mse", "cosine or cosine_ce"),
+        ("weights", "voc", "imagenet or none"),
+        ("padding", "valid", "same or caffe"),
+        ("dim", "20", "2 or more"),
+        ("crop_hw", ("a", "b"), "two multiples of the stride 32"),
+        ("crop_hw", 320, "two multiples of the stride 32"),
+        ("unseen", "sheep", "a list of names"),
+        ("void", (3,), "a list of names"),
+        ("backbone", 7, "a text"),
+        ("balance_seenmask", 1, "true or false"),
+    ],
+)
+def test_a_run_that_makes_no_sense_is_refused(key: str, bad: Any, expected: str) -> None:
+    with pytest.raises(UsageError, match=rf"configuration: {key}: got .*, expected {expected}"):
+        TrainConfig(**{"data": "d", key: bad})
+
+
+def test_crops_fit_the_stride_of_the_run() -> None:
+    assert TrainConfig(data="d", stride=16, crop_hw=(48, 112)).crop_hw == (48, 112)
+    with pytest.raises(UsageError, match="crop_hw"):
+        TrainConfig(data="d", stride=32, crop_hw=(48, 112))
+
+
+def test_the_defaults_are_the_thesis() -> None:
+    config = TrainConfig(data="d")
+    assert (config.backbone, config.loss, config.stride, config.dim) == ("vgg16", "cosine", 32, 20)
+    assert (config.embedding_step.epochs, config.embedding_step.learning_rate) == (30, 1e-5)
+    assert (config.seenmask_step.epochs, config.seenmask_step.learning_rate) == (10, 1e-3)
+    for step in (config.embedding_step, config.seenmask_step):
+        assert (step.batch_size, step.optimizer, step.schedule) == (1, "adam", "constant")
+        assert not step.augment
+
+
+# values ---------------------------------------------------------------------------------------
+
+
+def test_a_configuration_survives_json() -> None:
+    config = TrainConfig(
+        data="somewhere",
+        unseen=("sheep", "bicycle"),
+        crop_hw=(64, 96),
+        embedding_step=StepConfig(epochs=3, warmup=0.1, schedule="cosine", ema=0.9),
+    )
+    assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "no data set is named; give --data DIR"),
+        ({"data": ""}, "no data set is named; give --data DIR"),
+        ({"data": "d", "epochs": 3}, "preset has the unknown key 'epochs': expected .*embedding_s"),
+        (
+            {"data": "d", "seenmask_step": {"epochs": 1, "rate": 2}},
+            r"preset \[seenmask_step\] has the unknown key 'rate': expected .*learning_rate",
+        ),
+        ({"data": "d", "embedding_step": {"epochs": 0}}, "configuration: epochs: got 0"),
+        ({"data": "d", "embedding_step": 3}, r"preset \[embedding_step\]: got 3, expected a table"),
+        ({"data": "d", "loss": "hinge"}, "configuration: loss: got hinge"),
+    ],
+)
+def test_values_that_do_not_fit_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        TrainConfig.from_dict(values)
+
+
+def test_a_step_keeps_the_defaults_that_a_preset_does_not_name() -> None:
+    config = TrainConfig.from_dict({"data": "d", "seenmask_step": {"batch_size": 4}})
+    assert config.seenmask_step == StepConfig(epochs=10, learning_rate=1e-3, batch_size=4)
+
+
+# presets --------------------------------------------------------------------------------------
+
+
+def test_the_presets_are_named() -> None:
+    assert preset_names() == ("szn-mini", "thesis")
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_makes_a_network(name: str) -> None:
+    import torch
+
+    values = load_preset(name)
+    config = TrainConfig.from_dict({**values, "data": "d"})
+    assert TrainConfig.from_dict(config.to_dict()) == config
+    with torch.device("meta"):  # shapes without memory
+        network = build_network(config, weights="none")
+    side = config.crop_hw[0]
+    grids = network.eval()(torch.zeros(1, 3, side, side, device="meta"))
+    nodes = side // config.stride
+    assert grids.embedding.shape == (1, config.dim, nodes, nodes)
+    assert grids.seenmask.shape == (1, 2, nodes, nodes)
+
+
+def test_the_thesis_preset_is_the_thesis() -> None:
+    assert TrainConfig.from_dict({**load_preset("thesis"), "data": "d"}) == TrainConfig(data="d")
+
+
+def test_a_preset_may_be_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('unseen = ["sheep"]\ndim = 10\n[embedding_step]\nepochs = 3\n')
+    values = load_preset(str(path))
+    assert values == {"unseen": ["sheep"], "dim": 10, "embedding_step": {"epochs": 3}}
+    assert TrainConfig.from_dict({**values, "data": "d"}).unseen == ("sheep",)
+
+
+def test_an_unknown_preset_names_those_there_are() -> None:
+    with pytest.raises(UsageError, match=r"no preset 'szn-maxi': expected szn-mini, thesis, or a"):
+        load_preset("szn-maxi")
+    with pytest.raises(UsageError, match=r"no preset 'nowhere\.toml'"):
+        load_preset("nowhere.toml")
+
+
+@pytest.mark.parametrize("content", [b"dim = \n", b"\xff\xfe\x00"])
+def test_a_preset_that_is_no_toml_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"preset .*mine\.toml is not TOML"):
+        load_preset(str(path))
