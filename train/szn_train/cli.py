@@ -128,7 +128,6 @@ def _config(data: Path | None, preset: str | None, given: dict[str, Any]) -> Tra
     from szn_train.config import TrainConfig, load_preset
 
     values: dict[str, Any] = load_preset(preset) if preset else {}
-    defaults = TrainConfig(data="")
     step_options = {
         "embedding_step": {
             "epochs": given.pop("epochs", None),
@@ -141,8 +140,8 @@ def _config(data: Path | None, preset: str | None, given: dict[str, Any]) -> Tra
         },
     }
     for step, changes in step_options.items():
-        base = values.get(step) or getattr(defaults, step).__dict__
-        values[step] = {**base, **{k: v for k, v in changes.items() if v is not None}}
+        named = {key: value for key, value in changes.items() if value is not None}
+        values[step] = {**values.get(step, {}), **named}
     values |= given
     if data is not None:
         values["data"] = str(data)

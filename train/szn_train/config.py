@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,8 @@ from typing import Any, Literal
 from szn_runtime.errors import UsageError
 
 __all__ = ["StepConfig", "TrainConfig", "load_preset", "preset_names"]
+
+_STEPS = ("embedding_step", "seenmask_step")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,7 @@ class StepConfig:
     ema: float = 0.0
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _check("epochs", self.epochs, self.epochs >= 1, "1 or more")
         _check("batch_size", self.batch_size, self.batch_size >= 1, "1 or more")
         _check("learning_rate", self.learning_rate, _positive(self.learning_rate), "> 0")
@@ -106,12 +109,13 @@ class TrainConfig:
     seed: int = 1337
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _check("dim", self.dim, self.dim >= 2, "2 or more")
         _check("stride", self.stride, self.stride in {16, 32}, "32 or 16")
         _check("long_side", self.long_side, self.long_side >= 32, "32 or more")
         _check("similarity_scale", self.similarity_scale, _positive(self.similarity_scale), "> 0")
         _check("seed", self.seed, 0 <= self.seed < 2**32, "0 to 4294967295")
-        fits = len(self.crop_hw) == 2 and all(n > 0 and n % self.stride == 0 for n in self.crop_hw)
+        fits = all(n > 0 and n % self.stride == 0 for n in self.crop_hw)
         _check("crop_hw", self.crop_hw, fits, f"two multiples of the stride {self.stride}")
         _one_of("loss", self.loss, ("cosine", "cosine_ce"))
         _one_of("weights", self.weights, ("imagenet", "none"))
@@ -123,20 +127,21 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """Build from the values of a preset and the command line.
+        """Build from the values of a preset and the command line; others keep their defaults.
 
         Raises:
             UsageError: If a key is unknown, `data` is missing or a value does not fit.
         """
-        known = {item.name for item in fields(cls)}
-        _no_others("preset", values, known)
+        _no_others("preset", values, {item.name for item in fields(cls)})
         if not values.get("data"):
             raise UsageError("no data set is named", fix="give --data DIR")
+        defaults = cls(data="")
         converted: dict[str, Any] = {}
         for key, value in values.items():
-            if key in {"embedding_step", "seenmask_step"}:
+            if key in _STEPS:
+                _check_table(key, value)
                 _no_others(f"preset [{key}]", value, {item.name for item in fields(StepConfig)})
-                converted[key] = StepConfig(**value)
+                converted[key] = replace(getattr(defaults, key), **value)
             else:
                 converted[key] = tuple(value) if isinstance(value, list) else value
         return cls(**converted)
@@ -157,17 +162,56 @@ def load_preset(name: str) -> dict[str, Any]:
         UsageError: If there is none, or it is not TOML.
     """
     if name in preset_names():
-        text = (files("szn_train") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+        content = (files("szn_train") / "presets" / f"{name}.toml").read_bytes()
     elif name.endswith(".toml") and Path(name).is_file():
-        text = Path(name).read_text(encoding="utf-8")
+        content = Path(name).read_bytes()
     else:
         raise UsageError(
             f"no preset {name!r}", expected=f"{', '.join(preset_names())}, or a .toml file"
         )
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        values = tomllib.loads(content.decode("utf-8"))
+    except ValueError as error:  # of TOML, or of UTF-8
         raise UsageError(f"preset {name} is not TOML ({error})") from error
+    for step in _STEPS:
+        _check_table(step, values.get(step, {}))
+    return values
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+_TYPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "int": ("an integer", _is_int),
+    "float": ("a number", lambda value: _is_int(value) or isinstance(value, float)),
+    "bool": ("true or false", lambda value: isinstance(value, bool)),
+    "str": ("a text", lambda value: isinstance(value, str)),
+    "tuple[str, ...]": (
+        "a list of names",
+        lambda value: isinstance(value, tuple) and all(isinstance(name, str) for name in value),
+    ),
+    "tuple[int, int]": (
+        "a list of two integers",
+        lambda value: isinstance(value, tuple) and len(value) == 2 and all(map(_is_int, value)),
+    ),
+    "StepConfig": ("a table", lambda value: isinstance(value, StepConfig)),
+}
+"""Annotation of a field to what it is called and how it is checked."""
+
+
+def _check_types(config: StepConfig | TrainConfig) -> None:
+    """Refuse the values of a preset that have another type than the field."""
+    for item in fields(config):
+        annotation = "str" if str(item.type).startswith("Literal") else str(item.type)
+        expected, fits = _TYPES[annotation]
+        value = getattr(config, item.name)
+        _check(item.name, value, fits(value), expected)
+
+
+def _check_table(name: str, value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise UsageError(f"preset [{name}]", got=value, expected="a table")
 
 
 def _positive(value: float) -> bool:
