@@ -7,8 +7,8 @@ is the median of the ratios of the pairs.
 
 The grids are what szn-mini says of `--image` (by default scikit-learn's sample photo). `own` rows
 use its labels and its seenmask as they are. In `half` rows both branches of SEI have work
-everywhere: the labels are its own, then its vocabulary's, then random directions, every second one is called
-seen, and the seenmask is shifted by its median, so that half of the nodes say seen.
+everywhere: the labels are its own, then its vocabulary's, then random directions, every second one
+is called seen, and the seenmask is shifted by its median, so that half of the nodes say seen.
 """
 
 from __future__ import annotations

@@ -76,8 +76,15 @@ def _dot(a: F32, b: F32) -> np.float32:
 
 @_fast
 def _update_bounds(
-    nodes: F32, norm: F32, slack: F32, embeddings: F32, ids: I32, corners: I32,
-    winner: I32, known: I32, bound: F32,
+    nodes: F32,
+    norm: F32,
+    slack: F32,
+    embeddings: F32,
+    ids: I32,
+    corners: I32,
+    winner: I32,
+    known: I32,
+    bound: F32,
 ) -> None:
     """Bounds of the cells whose corner winners have changed since `known`.
 
@@ -256,8 +263,14 @@ def _flag(
 
 @_fast
 def collect_candidates(
-    nodes: F32, norm: F32, slack: F32, embeddings: F32, ids: I32, corners: I32,
-    winner: I32, block: int,
+    nodes: F32,
+    norm: F32,
+    slack: F32,
+    embeddings: F32,
+    ids: I32,
+    corners: I32,
+    winner: I32,
+    block: int,
 ) -> tuple[I32, NDArray[np.int64], I32, F32]:
     """Labels that can win somewhere in a cell, for all cells, with their scores at the corners.
 

@@ -37,8 +37,16 @@ _plain = njit(nogil=True, cache=True, error_model="numpy")
 
 @_plain
 def _needs(
-    difference: F64, masked: bool, y_first: int, y_start: I64, x_first: int, x_start: I64,
-    cy0: int, cy1: int, cx0: int, cx1: int,
+    difference: F64,
+    masked: bool,
+    y_first: int,
+    y_start: I64,
+    x_first: int,
+    x_start: I64,
+    cy0: int,
+    cy1: int,
+    cx0: int,
+    cx1: int,
 ) -> U8:
     """Which label lists each cell of a tile needs, 0 for cells without pixels."""
     h, w = difference.shape
@@ -68,8 +76,18 @@ def _needs(
 
 @_plain
 def _candidates(
-    embedding: F32, scale: float, embeddings: F32, ids: I32, needs: U8, bit: int,
-    y_first: int, x_first: int, cy0: int, cx0: int, block: int, filter_from: int,
+    embedding: F32,
+    scale: float,
+    embeddings: F32,
+    ids: I32,
+    needs: U8,
+    bit: int,
+    y_first: int,
+    x_first: int,
+    cy0: int,
+    cx0: int,
+    block: int,
+    filter_from: int,
 ) -> tuple[I32, I32, I64, I32, F32, int]:
     """Candidates of the cells of a tile that need the labels `ids`.
 
@@ -86,8 +104,12 @@ def _candidates(
         cells += (cell & bit) != 0
     if cells == 0:
         return (
-            index, np.empty(0, np.int32), np.zeros((1, 1), np.int64), np.empty(0, np.int32),
-            np.empty((4, 0), np.float32), 0,
+            index,
+            np.empty(0, np.int32),
+            np.zeros((1, 1), np.int64),
+            np.empty(0, np.int32),
+            np.empty((4, 0), np.float32),
+            0,
         )
     corners = np.empty((cells, 4), np.int32)
     nodes = np.empty((column.size, dim), np.float32)
@@ -132,11 +154,25 @@ def _candidates(
 
 @_plain
 def label_grid(
-    embedding: F32, scale: float, difference: F64, masked: bool,
-    embeddings: F32, seen_ids: I32, unseen_ids: I32, flags: NDArray[np.bool_],
-    y_first: int, y_start: I64, y_weight: F32, x_first: int, x_start: I64, x_weight: F32,
-    tile_cells: int, block: int, filter_from: int,
-    labels: NDArray[Any], seen: NDArray[np.bool_],
+    embedding: F32,
+    scale: float,
+    difference: F64,
+    masked: bool,
+    embeddings: F32,
+    seen_ids: I32,
+    unseen_ids: I32,
+    flags: NDArray[np.bool_],
+    y_first: int,
+    y_start: I64,
+    y_weight: F32,
+    x_first: int,
+    x_start: I64,
+    x_weight: F32,
+    tile_cells: int,
+    block: int,
+    filter_from: int,
+    labels: NDArray[Any],
+    seen: NDArray[np.bool_],
 ) -> None:
     """Label every pixel.
 
@@ -178,16 +214,34 @@ def label_grid(
         ty, tx = tile // across, tile % across
         cy0, cy1 = (y_start.size - 1) * ty // down, (y_start.size - 1) * (ty + 1) // down
         cx0, cx1 = (x_start.size - 1) * tx // across, (x_start.size - 1) * (tx + 1) // across
-        needs = _needs(
-            difference, masked, y_first, y_start, x_first, x_start, cy0, cy1, cx0, cx1
-        )
+        needs = _needs(difference, masked, y_first, y_start, x_first, x_start, cy0, cy1, cx0, cx1)
         s_index, s_sole, s_start, s_label, s_score, s_most = _candidates(
-            embedding, scale, embeddings, seen_ids, needs, SEEN,
-            y_first, x_first, cy0, cx0, block, filter_from,
+            embedding,
+            scale,
+            embeddings,
+            seen_ids,
+            needs,
+            SEEN,
+            y_first,
+            x_first,
+            cy0,
+            cx0,
+            block,
+            filter_from,
         )
         u_index, u_sole, u_start, u_label, u_score, u_most = _candidates(
-            embedding, scale, embeddings, unseen_ids, needs, UNSEEN,
-            y_first, x_first, cy0, cx0, block, filter_from,
+            embedding,
+            scale,
+            embeddings,
+            unseen_ids,
+            needs,
+            UNSEEN,
+            y_first,
+            x_first,
+            cy0,
+            cx0,
+            block,
+            filter_from,
         )
         most = max(s_most, u_most)
         most = max(most, 1)
@@ -220,9 +274,23 @@ def label_grid(
                 for k in range(2):
                     if counts[k] > 1:
                         counts[k] = prune(
-                            label[k], score[k], counts[k], y_weight, x_weight, y0, y1, x0, x1,
-                            label[k], score[k],
-                            places, lattice, lattice_best, lattice_won, corner, alive,
+                            label[k],
+                            score[k],
+                            counts[k],
+                            y_weight,
+                            x_weight,
+                            y0,
+                            y1,
+                            x0,
+                            x1,
+                            label[k],
+                            score[k],
+                            places,
+                            lattice,
+                            lattice_best,
+                            lattice_won,
+                            corner,
+                            alive,
                         )
                 if need == SEEN | UNSEEN:
                     for c in range(4):
@@ -231,8 +299,22 @@ def label_grid(
                         delta[c] = difference[r, q]
                 if max(counts[0], counts[1]) <= MANY or (y1 - y0) * (x1 - x0) <= SMALL:
                     paint_block(
-                        label, score, counts, delta, y_weight, x_weight, y0, y1, x0, x1,
-                        weights, best, won, flags, labels, seen,
+                        label,
+                        score,
+                        counts,
+                        delta,
+                        y_weight,
+                        x_weight,
+                        y0,
+                        y1,
+                        x0,
+                        x1,
+                        weights,
+                        best,
+                        won,
+                        flags,
+                        labels,
+                        seen,
                     )
                     continue
                 for quarter in range(4):
@@ -252,11 +334,39 @@ def label_grid(
                         part_counts[k] = counts[k]
                         if counts[k] > 0:
                             part_counts[k] = prune(
-                                label[k], score[k], counts[k], y_weight, x_weight, ya, yb,
-                                xa, xb, part_label[k], part_score[k],
-                                places, lattice, lattice_best, lattice_won, corner, alive,
+                                label[k],
+                                score[k],
+                                counts[k],
+                                y_weight,
+                                x_weight,
+                                ya,
+                                yb,
+                                xa,
+                                xb,
+                                part_label[k],
+                                part_score[k],
+                                places,
+                                lattice,
+                                lattice_best,
+                                lattice_won,
+                                corner,
+                                alive,
                             )
                     paint_block(
-                        part_label, part_score, part_counts, delta, y_weight, x_weight,
-                        ya, yb, xa, xb, weights, best, won, flags, labels, seen,
+                        part_label,
+                        part_score,
+                        part_counts,
+                        delta,
+                        y_weight,
+                        x_weight,
+                        ya,
+                        yb,
+                        xa,
+                        xb,
+                        weights,
+                        best,
+                        won,
+                        flags,
+                        labels,
+                        seen,
                     )

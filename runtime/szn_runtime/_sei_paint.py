@@ -57,7 +57,9 @@ def gather(cell: int, start: I64, label: I32, score: F32, to_label: I32, to_scor
 
 
 @_fast
-def _winners(weights: F32, points: int, label: I32, score: F32, count: int, best: F32, won: I32) -> None:
+def _winners(
+    weights: F32, points: int, label: I32, score: F32, count: int, best: F32, won: I32
+) -> None:
     """Best score and its label at each point, the first label where several are best.
 
     Args:
@@ -82,9 +84,23 @@ def _winners(weights: F32, points: int, label: I32, score: F32, count: int, best
 
 @_fast
 def prune(
-    label: I32, score: F32, count: int, y_weight: F32, x_weight: F32,
-    y0: int, y1: int, x0: int, x1: int, to_label: I32, to_score: F32,
-    places: I32, weights: F32, best: F32, won: I32, corner: F32, alive: U8,
+    label: I32,
+    score: F32,
+    count: int,
+    y_weight: F32,
+    x_weight: F32,
+    y0: int,
+    y1: int,
+    x0: int,
+    x1: int,
+    to_label: I32,
+    to_score: F32,
+    places: I32,
+    weights: F32,
+    best: F32,
+    won: I32,
+    corner: F32,
+    alive: U8,
 ) -> int:
     """Copy the candidates that can win in a block of pixels.
 
@@ -155,8 +171,10 @@ def _drop_beaten(corner: F32, count: int, m: int, alive: U8) -> None:
     # where both score the same the lower label wins: it is dropped only if beaten outright
     for p in range(m):
         alive[p] &= (
-            (corner[0, p] >= m0) | (corner[1, p] >= m1)
-            | (corner[2, p] >= m2) | (corner[3, p] >= m3)
+            (corner[0, p] >= m0)
+            | (corner[1, p] >= m1)
+            | (corner[2, p] >= m2)
+            | (corner[3, p] >= m3)
         )
     for p in range(np.uint64(m + 1), np.uint64(count)):
         alive[p] &= (
@@ -166,9 +184,22 @@ def _drop_beaten(corner: F32, count: int, m: int, alive: U8) -> None:
 
 @_fast
 def paint_block(
-    label: I32, score: F32, counts: I64, difference: F64, y_weight: F32, x_weight: F32,
-    y0: int, y1: int, x0: int, x1: int, weights: F32, best: F32, won: I32,
-    flags: NDArray[np.bool_], labels: NDArray[Any], seen: NDArray[np.bool_],
+    label: I32,
+    score: F32,
+    counts: I64,
+    difference: F64,
+    y_weight: F32,
+    x_weight: F32,
+    y0: int,
+    y1: int,
+    x0: int,
+    x1: int,
+    weights: F32,
+    best: F32,
+    won: I32,
+    flags: NDArray[np.bool_],
+    labels: NDArray[Any],
+    seen: NDArray[np.bool_],
 ) -> None:
     """Paint a block of pixels of one cell.
 
@@ -219,7 +250,12 @@ def paint_block(
         if mixed:
             d0, d1, d2, d3 = difference[0], difference[1], difference[2], difference[3]
             for i in range(points):
-                d = weights[0, i] * d0 + weights[1, i] * d1 + weights[2, i] * d2 + weights[3, i] * d3
+                d = (
+                    weights[0, i] * d0
+                    + weights[1, i] * d1
+                    + weights[2, i] * d2
+                    + weights[3, i] * d3
+                )
                 # `best` is done with and takes the kind
                 best[i] = d > 0
                 won[0, i] = won[0, i] if d > 0 else won[1, i]

@@ -32,6 +32,9 @@ __all__ = [
 ]
 
 
+_CHECKPOINT_KEYS = {"step", "network", "optimizer", "average", "history"}
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write beside the file, then rename: readers see the old content or the new, never half."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -108,6 +111,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ) from None
     except Exception as error:  # torch raises whatever its unpickler meets
         raise TrainingError(f"{path} is damaged ({type(error).__name__})") from error
+    if not isinstance(state, dict) or not _CHECKPOINT_KEYS <= set(state):
+        raise TrainingError(f"{path} is no checkpoint of szn-train")
     return state
 
 
@@ -158,7 +163,8 @@ def load_label_space(path: Path) -> LabelSpace:
         TrainingError: If the file is missing or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # From memory, because numpy leaves files open that are no npz.
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             facts = json.loads(str(arrays["facts"]))
             return LabelSpace(
                 source=facts["source"],

@@ -80,7 +80,9 @@ def train_main(
                 or ("--preset" if preset else "--data"),
                 fix="give --resume and --out only",
             )
-        config = _saved_config(out)
+        from szn_train.run import saved_config
+
+        config, _ = saved_config(out)
     else:
         config = _config(data, preset, given)
     from szn_train.evaluate import evaluate
@@ -146,13 +148,6 @@ def _config(data: Path | None, preset: str | None, given: dict[str, Any]) -> Tra
     if data is not None:
         values["data"] = str(data)
     return TrainConfig.from_dict(values)
-
-
-def _saved_config(folder: Path) -> TrainConfig:
-    from szn_train.checkpoint import read_json
-    from szn_train.config import TrainConfig
-
-    return TrainConfig.from_dict(read_json(folder / "config.json")["config"])
 
 
 def _report(result: Evaluation, folder: Path, split: str) -> None:

@@ -15,7 +15,7 @@ from szn_train.config import TrainConfig
 from szn_train.model import SeenmaskZeroShotNetwork
 from szn_train.semantic import LabelSpace
 
-__all__ = ["Run", "build_network", "class_split", "open_run"]
+__all__ = ["Run", "build_network", "class_split", "open_run", "saved_config"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,22 +43,32 @@ def open_run(folder: Path) -> Run:
     Raises:
         TrainingError: If the folder is no run, the run is not finished or a file is damaged.
     """
-    saved = read_json(folder / "config.json")
-    config = TrainConfig.from_dict(saved["config"])
-    split = class_split(config, tuple(saved["class_names"]))
+    config, class_names = saved_config(folder)
+    split = class_split(config, class_names)
     network = build_network(config, weights="none")
     weights = load_weights(folder / "model.safetensors")
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise TrainingError(f"{folder}/model.safetensors does not fit its config.json") from error
-    return Run(
-        folder=folder,
-        config=config,
-        split=split,
-        space=load_label_space(folder / "label_space.npz"),
-        network=network.eval(),
-    )
+    space = load_label_space(folder / "label_space.npz")
+    if space.names != split.labels or space.embeddings.shape[1] != config.dim:
+        raise TrainingError(f"{folder}/label_space.npz does not fit its config.json")
+    return Run(folder=folder, config=config, split=split, space=space, network=network.eval())
+
+
+def saved_config(folder: Path) -> tuple[TrainConfig, tuple[str, ...]]:
+    """Configuration of a run, finished or not, and the class names of its data set.
+
+    Raises:
+        TrainingError: If the folder is no run or its `config.json` is damaged.
+    """
+    path = folder / "config.json"
+    saved = read_json(path)
+    config, names = saved.get("config"), saved.get("class_names")
+    if not isinstance(config, dict) or not isinstance(names, list):
+        raise TrainingError(f"{path} is damaged", expected="'config' and 'class_names'")
+    return TrainConfig.from_dict(config), tuple(map(str, names))
 
 
 def class_split(config: TrainConfig, class_names: tuple[str, ...]) -> ClassSplit:

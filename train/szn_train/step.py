@@ -66,11 +66,13 @@ class TrainingStep:
             TrainingError: If the loss is not finite. The last checkpoint stays as it is.
         """
         saved = history.checkpoint
-        if saved and saved["step"] == self._name:
+        resumes = saved is not None and saved["step"] == self._name
+        if saved is not None and resumes:
             self._optimizer.load_state_dict(saved["optimizer"])
             if self._average is not None:
                 self._average.load_state_dict(saved["average"])
-        for epoch in range(history.finished_epochs(self._name), self._config.epochs):
+        epochs = range(history.finished_epochs(self._name), self._config.epochs)
+        for epoch in epochs:
             torch.manual_seed(epoch_seed(self._seed, self._name, epoch))
             if self._trains_body:
                 self._network.train()
@@ -85,7 +87,8 @@ class TrainingStep:
                     "average": average.state_dict() if average is not None else {},
                 },
             )
-        if self._average is not None and not (saved and saved["step"] != self._name):
+        # A checkpoint of a later step holds this step's average as its network already.
+        if self._average is not None and (epochs or resumes):
             self._network.load_state_dict(self._average.module.state_dict())
 
     def _epoch(

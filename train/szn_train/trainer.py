@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from szn_runtime.errors import TrainingError
 from szn_train import losses
 from szn_train.batches import Batches
 from szn_train.checkpoint import (
@@ -66,7 +67,10 @@ def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool
     if checkpoint is None:
         _start_folder(folder, config, dataset, selection.facts(split), space)
     else:
-        network.load_state_dict(checkpoint["network"])
+        try:
+            network.load_state_dict(checkpoint["network"])
+        except (RuntimeError, TypeError, AttributeError) as error:
+            raise TrainingError(f"{folder}/checkpoint.pt does not fit its config.json") from error
 
     def batches(ids: tuple[str, ...], step: StepConfig) -> Batches:
         preprocess = preprocess_of(network.backbone.info, config.long_side)
