@@ -111,7 +111,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ) from None
     except Exception as error:  # torch raises whatever its unpickler meets
         raise TrainingError(f"{path} is damaged ({type(error).__name__})") from error
-    if not isinstance(state, dict) or not _CHECKPOINT_KEYS <= set(state):
+    if not isinstance(state, dict) or not set(state) >= _CHECKPOINT_KEYS:
         raise TrainingError(f"{path} is no checkpoint of szn-train")
     return state
 
