@@ -204,9 +204,10 @@ def label_grid(
     for i in range(x_start.size - 1):
         longest = max(longest, x_start[i + 1] - x_start[i])
     pixels = max(longest, PIXELS)
-    weights, best = np.empty((4, pixels), np.float32), np.empty(pixels, np.float32)
+    # zeros, since what is left in memory may be a NaN, which the compiled code assumes away
+    weights, best = np.zeros((4, pixels), np.float32), np.zeros(pixels, np.float32)
     won = np.empty((2, pixels), np.int32)
-    lattice, lattice_best = np.empty((4, LATTICE), np.float32), np.empty(LATTICE, np.float32)
+    lattice, lattice_best = np.zeros((4, LATTICE), np.float32), np.zeros(LATTICE, np.float32)
     lattice_won = np.empty(LATTICE, np.int32)
     delta = np.empty(4, np.float64)
     counts, part_counts = np.zeros(2, np.int64), np.zeros(2, np.int64)
@@ -261,6 +262,7 @@ def label_grid(
                     i = s_index[cy - cy0, cx - cx0]
                     if s_sole[i] >= 0:
                         label[0, 0] = s_sole[i]
+                        score[0, :, 0] = 0  # any number: it is compared with none
                         counts[0] = 1
                     else:
                         counts[0] = gather(i, s_start, s_label, s_score, label[0], score[0])
@@ -268,6 +270,7 @@ def label_grid(
                     i = u_index[cy - cy0, cx - cx0]
                     if u_sole[i] >= 0:
                         label[1, 0] = u_sole[i]
+                        score[1, :, 0] = 0  # any number: it is compared with none
                         counts[1] = 1
                     else:
                         counts[1] = gather(i, u_start, u_label, u_score, label[1], score[1])

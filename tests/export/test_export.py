@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from szn_export.cli import main
+from szn_export.export import ExportConfig, export
+from szn_runtime import load
+from szn_runtime.errors import InputError, UsageError
+from szn_train.progress import Progress
+from tests.export.conftest import Exported
+from tests.train import catalogue
+
+
+def test_the_bundle_segments(exported: Exported) -> None:
+    image, _ = catalogue.scene("grass", "sky")
+    with load(exported.folder) as segmenter:
+        result = segmenter(image)
+        assert result.labels.shape == catalogue.SIZE_HW
+        assert set(result.names) == {"grass", "sky", "cow", "boat", "sheep"}
+        segmenter.with_labels("meadow, river")
+        assert set(segmenter(image).shares) <= {"meadow", "river"}
+
+
+def test_the_manifest_says_where_it_comes_from(exported: Exported) -> None:
+    manifest = exported.bundle.manifest
+    assert (manifest.name, manifest.backbone, manifest.stride) == ("tiny", "efficientnet_lite0", 32)
+    assert manifest.train_seen == ("grass", "sky", "cow")
+    assert (manifest.train_unseen, manifest.unseen) == (("boat",), ("sheep",))
+    # names of files, not where they lay on this machine
+    assert (manifest.training["data"], manifest.training["embeddings"]) == ("data", "words.txt")
+
+
+def test_words_land_where_the_labels_are(exported: Exported) -> None:
+    vocabulary, labels = exported.bundle.vocabulary(), exported.bundle.label_set()
+    assert vocabulary is not None
+    assert vocabulary.words == catalogue.WORDS[:20]
+    for name, unit in zip(labels.names, labels.embeddings, strict=True):
+        word = vocabulary.embed(name)
+        np.testing.assert_allclose(word / np.linalg.norm(word), unit, atol=2e-3)
+
+
+def test_the_report_has_the_numbers(exported: Exported) -> None:
+    report = json.loads(exported.bundle.read("export_report.json"))["model.onnx (fp32)"]
+    assert report["verdict"] == "ok"
+    assert report["comparison"]["label_flips"] == exported.comparison.label_flips
+    assert "| model.onnx (fp32) | 4 | 12 |" in exported.bundle.read("export_report.md").decode()
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_nothing_is_written_without_images(exported: Exported, tmp_path: Path, older: bool) -> None:
+    target = exported.folder if older else tmp_path / "bundle"
+    before = (exported.folder / "manifest.json").read_bytes()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no images for the gate"):
+        export(
+            exported.run,
+            target,
+            ExportConfig(images=tmp_path / "empty"),
+            progress=Progress(quiet=True),
+        )
+    assert (exported.folder / "manifest.json").read_bytes() == before
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_finished_embeddings_give_no_vocabulary(exported: Exported, tmp_path: Path) -> None:
+    space = dataclasses.replace(exported.run.space, mean=None, basis=None)
+    export(
+        dataclasses.replace(exported.run, space=space),
+        tmp_path / "bundle",
+        ExportConfig(gate_images=1),
+        progress=Progress(quiet=True),
+    )
+    with load(tmp_path / "bundle") as segmenter:
+        assert segmenter.bundle.vocabulary() is None
+        with pytest.raises(InputError, match="vocabulary"):
+            segmenter.with_labels("meadow")
+
+
+@pytest.mark.parametrize("values", [{"vocabulary_size": -1}, {"gate_images": 0}])
+def test_configuration_is_checked(values: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match="expected"):
+        ExportConfig(**values)  # type: ignore[arg-type]
+
+
+class TestCommand:
+    def test_a_folder_that_is_no_run(self, tmp_path: Path) -> None:
+        result = CliRunner().invoke(main, [str(tmp_path), "-o", str(tmp_path / "bundle")])
+        assert result.exit_code == 1
+        assert result.stderr.count("\n") == 1
+        assert "is not a run folder" in result.stderr
+
+    def test_a_run_that_is_not_finished(self, exported: Exported, tmp_path: Path) -> None:
+        config = exported.run.folder / "config.json"
+        (tmp_path / "config.json").write_bytes(config.read_bytes())
+        result = CliRunner().invoke(main, [str(tmp_path), "-o", str(tmp_path / "bundle")])
+        assert result.exit_code == 1
+        assert "has no finished weights; finish the run with --resume" in result.stderr
+
+    def test_where_to_write_is_required(self) -> None:
+        assert CliRunner().invoke(main, ["run"]).exit_code == 2
