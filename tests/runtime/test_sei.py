@@ -143,6 +143,17 @@ class TestSeenmask:
         assert set(mask.ravel().tolist()) == {seen}
 
 
+def test_one_label_on_each_side_paints_nothing_else() -> None:
+    rng = np.random.default_rng(0)
+    labels = label_set(rng.normal(size=(2, 20)), np.array([True, False]))
+    geometry = GridGeometry(stride_yx=(5.3, 9.7), offset_yx=(2.15, 4.35))
+    for _ in range(300):
+        embedding = rng.normal(size=(20, 7, 4)).astype(np.float32)
+        seenmask = rng.normal(size=(2, 7, 4)).astype(np.float32)
+        ours, seen = segment_grid(embedding, seenmask, labels, geometry=geometry, size_hw=(35, 35))
+        np.testing.assert_array_equal(ours, np.where(seen, 0, 1))
+
+
 def test_ties_go_to_the_lowest_label() -> None:
     rows = np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
     labels = label_set(rows, np.array([True, True, True]))

@@ -66,11 +66,11 @@ class TrainingStep:
             TrainingError: If the loss is not finite. The last checkpoint stays as it is.
         """
         saved = history.checkpoint
-        resumes = saved is not None and saved["step"] == self._name
-        if saved is not None and resumes:
-            self._optimizer.load_state_dict(saved["optimizer"])
+        own = saved if saved and saved["step"] == self._name else None
+        if own:
+            self._optimizer.load_state_dict(own["optimizer"])
             if self._average is not None:
-                self._average.load_state_dict(saved["average"])
+                self._average.load_state_dict(own["average"])
         epochs = range(history.finished_epochs(self._name), self._config.epochs)
         for epoch in epochs:
             torch.manual_seed(epoch_seed(self._seed, self._name, epoch))
@@ -88,7 +88,7 @@ class TrainingStep:
                 },
             )
         # A checkpoint of a later step holds this step's average as its network already.
-        if self._average is not None and (epochs or resumes):
+        if self._average is not None and (epochs or own):
             self._network.load_state_dict(self._average.module.state_dict())
 
     def _epoch(
