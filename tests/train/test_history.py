@@ -71,7 +71,8 @@ def test_tensorboard_shows_both_steps(tmp_path: Path) -> None:
         history.record(row("seenmask", 1, 0.25), state("seenmask", 3))
     events = EventAccumulator(str(tmp_path / "events"))
     events.Reload()
-    expected = [f"{s}/{k}" for s in ("embedding", "seenmask") for k in row("", 0) if k not in {"step", "epoch"}]  # fmt: skip
+    curves = [key for key in row("", 0) if key not in {"step", "epoch"}]
+    expected = [f"{step}/{curve}" for step in ("embedding", "seenmask") for curve in curves]
     assert sorted(events.Tags()["scalars"]) == sorted(expected)
     assert [(e.step, e.value) for e in events.Scalars("embedding/loss")] == [(1, 0.75), (2, 0.5)]
     assert [(e.step, e.value) for e in events.Scalars("seenmask/loss")] == [(1, 0.25)]

@@ -91,7 +91,8 @@ def test_heads_learn_at_their_own_rate(batches: Batches, tmp_path: Path) -> None
     # with a constant gradient Adam moves by its rate, four times
     for name, difference in moved(network, before).items():
         expected = -4e-3 * (5 if name.startswith("head") else 1)
-        torch.testing.assert_close(difference, torch.full_like(difference, expected), rtol=1e-3, atol=0)  # fmt: skip
+        wanted = torch.full_like(difference, expected)
+        torch.testing.assert_close(difference, wanted, rtol=1e-3, atol=0)
 
 
 def test_weights_decay_and_biases_do_not(batches: Batches, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from szn_runtime.errors import InputError
 from szn_runtime.labels import LabelSet
 from szn_runtime.preprocess import normalise_into, plan
 from szn_runtime.sei import segment_grid
@@ -115,6 +116,13 @@ def evaluate(
         root=data or Path(run.config.data), split=split_name or run.config.val_split
     )
     split, lookup = run.split, run.split.mask_lookup()
+    if dataset.class_names != split.names:
+        odd = sorted(set(dataset.class_names) ^ set(split.names))
+        raise InputError(
+            f"data set {dataset.root} has other classes than the run",
+            got=f"{', '.join(odd[:5])} in one of them" if odd else "another order",
+            fix="evaluate on a data set with the classes.txt of the training",
+        )
     models = (
         ("FCN-JE", "SZN", "SZN-PS") if len(split.train_seen) < len(split.labels) else ("FCN-JE",)
     )
