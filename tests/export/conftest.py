@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from szn_export.export import ExportConfig, export
 from szn_export.gate import Comparison
 from szn_runtime.bundle import Bundle
+from szn_train.backbones import Backbone, BackboneInfo
+from szn_train.model import SeenmaskZeroShotNetwork
 from szn_train.progress import Progress
 from szn_train.run import Run
 from tests.train import catalogue
@@ -23,6 +27,18 @@ class Exported:
     folder: Path
     bundle: Bundle
     comparison: Comparison
+
+
+def small_network(
+    kind: type[SeenmaskZeroShotNetwork] = SeenmaskZeroShotNetwork,
+) -> SeenmaskZeroShotNetwork:
+    """A network for the tiny run's labels that exports in a second: heads on the mean colour."""
+    info = BackboneInfo(
+        name="pool", channels=3, stride=32, node_offset=15.5, multiple=32,
+        mean=(127.5,) * 3, std=(127.5,) * 3,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return kind(Backbone(nn.AvgPool2d(32), info), dim=4).eval()
 
 
 @pytest.fixture(scope="session")

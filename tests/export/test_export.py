@@ -13,7 +13,7 @@ from szn_export.export import ExportConfig, export
 from szn_runtime import load
 from szn_runtime.errors import InputError, UsageError
 from szn_train.progress import Progress
-from tests.export.conftest import Exported
+from tests.export.conftest import Exported, small_network
 from tests.train import catalogue
 
 
@@ -71,7 +71,7 @@ def test_nothing_is_written_without_images(exported: Exported, tmp_path: Path, o
 def test_finished_embeddings_give_no_vocabulary(exported: Exported, tmp_path: Path) -> None:
     space = dataclasses.replace(exported.run.space, mean=None, basis=None)
     export(
-        dataclasses.replace(exported.run, space=space),
+        dataclasses.replace(exported.run, space=space, network=small_network()),
         tmp_path / "bundle",
         ExportConfig(gate_images=1),
         progress=Progress(quiet=True),

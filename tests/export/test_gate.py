@@ -1,18 +1,31 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.compiler import is_exporting
 
+from szn_export.export import ExportConfig, export
 from szn_export.gate import Budget, Comparison, check, compare
 from szn_runtime.backends import Backend, Grids, open_backend
 from szn_runtime.errors import GateError, UsageError
+from szn_runtime.labels import LabelSet
+from szn_train.backbones import Backbone, BackboneInfo
 from szn_train.datasets import FolderDataset
-from tests.export.conftest import Exported
+from szn_train.model import Grids as ModelGrids
+from szn_train.model import SeenmaskZeroShotNetwork
+from szn_train.progress import Progress
+from szn_train.transforms import preprocess_of
+from tests.export.conftest import Exported, small_network
+from tests.runtime.catalogue import fake_backend
 
 
 class Broken:
@@ -83,6 +96,96 @@ def test_a_wrong_artefact_is_caught(exported: Exported) -> None:
 def test_another_grid_is_caught_first(exported: Exported) -> None:
     with pytest.raises(GateError, match="output embedding has another shape"):
         run_gate(exported, crop=True)
+
+
+def test_the_numbers_by_hand() -> None:
+    # Two labels at right angles, and a network that says 3 for the one and 4 for the other. The
+    # artefact says 4.5 for the first, so that every label flips; one of two seenmasks flips.
+    info = BackboneInfo(
+        name="constant", channels=3, stride=16, node_offset=7.5, multiple=16,
+        mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0),
+    )  # fmt: skip
+    network = SeenmaskZeroShotNetwork(Backbone(nn.AvgPool2d(16), info), dim=2)
+    with torch.no_grad():
+        for head in (network.embedding_head, network.seenmask_head):
+            head.weight.zero_()
+        network.embedding_head.bias.copy_(torch.tensor([3.0, 4.0]))  # type: ignore[union-attr]
+        network.seenmask_head.bias.copy_(torch.tensor([0.0, 1.0]))  # type: ignore[union-attr]
+
+    class Constant(Broken):
+        def infer(self, frames: NDArray[np.float32]) -> Grids:
+            shape = (len(frames), 1, frames.shape[2] // 16, frames.shape[3] // 16)
+            grid = np.ones(shape, np.float32)
+            unseen = grid * (1.25 if frames.max() > 0 else 0)
+            return Grids(
+                embedding=np.concatenate([4.5 * grid, 4 * grid], axis=1),
+                seenmask=np.concatenate([unseen, grid], axis=1),
+            )
+
+    labels = LabelSet(names=("a", "b"), embeddings=np.eye(2), seen=np.array([True, True]))
+    images = [np.full((16, 32, 3), value, np.uint8) for value in (0, 200)]
+    images.append(np.zeros((48, 32, 3), np.uint8))
+    comparison = compare(
+        network,
+        Constant(fake_backend(dim=2, stride=16)),
+        images,
+        labels=labels,
+        preprocess=preprocess_of(info, 32),
+        scales=(1.0, 2.0),
+        batch_size=1,
+    )
+    assert comparison == Comparison(
+        images=3,
+        frames=6,
+        sizes_hw=((16, 32), (32, 32), (32, 64), (64, 48)),
+        batches=(1,),
+        embedding_max=1.5,
+        embedding_mean=0.75,
+        embedding_scale=4.0,
+        seenmask_max=1.25,
+        label_flips=100.0,
+        seenmask_flips=0.0,  # all labels are seen: the seenmask is ignored
+    )
+    labels = LabelSet(names=("a", "b"), embeddings=np.eye(2), seen=np.array([True, False]))
+    comparison = compare(
+        network,
+        Constant(fake_backend(dim=2, stride=16)),
+        images[:2],
+        labels=labels,
+        preprocess=preprocess_of(info, 32),
+        scales=(1.0,),
+        batch_size=1,
+    )
+    # PyTorch says seen everywhere, hence label a; the artefact says unseen in the bright image
+    assert comparison.label_flips == comparison.seenmask_flips == 50.0
+
+
+class Drifting(SeenmaskZeroShotNetwork):
+    """A network that exports other than it runs, as a wrong translation would."""
+
+    def forward(self, frames: Tensor) -> ModelGrids:
+        grids = super().forward(frames)
+        return grids._replace(embedding=-grids.embedding if is_exporting() else grids.embedding)
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_past_the_budget_nothing_is_written(
+    exported: Exported, tmp_path: Path, older: bool
+) -> None:
+    run = dataclasses.replace(exported.run, network=small_network(Drifting))
+    target = tmp_path / "bundle"
+    if older:
+        shutil.copytree(exported.folder, target)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(
+        GateError,
+        match=r"model\.onnx \(fp32\) differs from PyTorch: label flips: got .*nothing was",
+    ) as caught:
+        export(run, target, ExportConfig(vocabulary_size=2), progress=Progress(quiet=True))
+    assert caught.value.exit_code == 3
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert after == before
+    assert target.exists() == older
 
 
 def test_numbers_that_are_none_never_pass() -> None:
