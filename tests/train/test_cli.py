@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -93,6 +96,89 @@ def test_bad_data_is_one_line(tmp_path: Path, preset: Path) -> None:
     result = run_train("--data", data, "--preset", preset, "--out", tmp_path / "run")
     assert result.exit_code == 1
     assert "'rock' of void is not in the data set" in one_line(result)
+
+
+def damage_index(data: Path) -> None:
+    catalogue.write_png(data / "masks" / "t2.png", np.full((48, 64), 77, np.uint8))
+
+
+def damage_size(data: Path) -> None:
+    catalogue.write_png(data / "masks" / "t2.png", np.zeros((48, 60), np.uint8))
+
+
+def damage_image(data: Path) -> None:
+    (data / "images" / "t2.png").write_text("no image")
+
+
+def damage_colour(data: Path) -> None:
+    catalogue.write_png(data / "masks" / "t2.png", np.zeros((48, 64, 3), np.uint8))
+
+
+def damage_split(data: Path) -> None:
+    (data / "splits" / "train.txt").write_text("")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_index, "has an index outside classes.txt: got 77, expected 0 to 5"),
+        (damage_size, "image and mask 't2' differ in size: got image 64 x 48, mask 60 x 48"),
+        (damage_image, "is not an image that OpenCV decodes"),
+        (damage_colour, "is not a map of class indices: got mode RGB"),
+        (damage_split, "train.txt is empty"),
+    ],
+)
+def test_a_damaged_data_set_is_one_line(
+    tmp_path: Path, preset: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    data = catalogue.write_dataset(tmp_path / "data")
+    damage(data)
+    result = run_train("--data", data, "--preset", preset, "--out", tmp_path / "run")
+    assert result.exit_code == 1
+    assert message in one_line(result)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_is_one_line(tmp_path: Path, preset: Path) -> None:
+    data = catalogue.write_dataset(tmp_path / "data")
+    out = tmp_path / "run"
+    result = run_train("--data", data, "--preset", preset, "--out", out, "--learning-rate", "1e30")
+    assert result.exit_code == 1
+    assert re.search(r"loss of step 'embedding' is not finite in epoch \d, batch \d: got nan; low", one_line(result))  # fmt: skip
+    assert not (out / "model.safetensors").exists()
+    unfinished = CliRunner().invoke(eval_main, [str(out), "--quiet"])
+    assert unfinished.exit_code == 1
+    assert "has no finished weights; finish the run with --resume" in one_line(unfinished)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--preset", "thesis"], ["--data", "elsewhere"], ["--epochs", "3"], ["--void", ""]],
+)
+def test_resume_takes_no_other_options(tmp_path: Path, arguments: list[str]) -> None:
+    result = run_train("--out", tmp_path / "run", "--resume", *arguments)
+    assert result.exit_code == 2
+    expected = f"--resume goes on with the run's own configuration: got {arguments[0]}; give"
+    assert expected in one_line(result)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--loss", "mse"], ["--weights", "voc"], ["--threads", "0"], ["--epochs", "ten"], ["--nope"]],
+)
+def test_options_that_click_refuses_leave_nothing(tmp_path: Path, arguments: list[str]) -> None:
+    result = run_train("--out", tmp_path / "run", *arguments)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_preset_with_a_wrong_table_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text("embedding_step = 3\n")
+    result = run_train("--data", "d", "--preset", path, "--epochs", 1, "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "preset [embedding_step]: got 3, expected a table" in one_line(result)
 
 
 def test_every_preset_builds() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 from pathlib import Path
@@ -8,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from szn_runtime.errors import TrainingError
+from szn_runtime.errors import InputError, TrainingError
 from szn_train.batches import Batches
 from szn_train.checkpoint import load_checkpoint
 from szn_train.config import StepConfig, TrainConfig
+from szn_train.evaluate import evaluate
 from szn_train.history import History
 from szn_train.progress import Progress
 from szn_train.run import Run, open_run
@@ -154,6 +156,93 @@ def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(tmp_path: Path) -> 
         step.run(batches, loss, history, Progress(quiet=True))
     saved = load_checkpoint(tmp_path / "checkpoint.pt")
     assert [row["epoch"] for row in saved["history"]] == [1]
+
+
+def test_a_new_run_in_the_folder_of_an_old_one_starts_from_nothing(tmp_path: Path) -> None:
+    run = catalogue.train_tiny(tmp_path)
+    (run.folder / "eval-val.json").write_text("{}")
+    first = weights(run)
+    (run.folder / "notes.txt").write_text("mine")
+    again = catalogue.train_tiny(tmp_path)
+    assert again.folder == run.folder
+    assert all(torch.equal(weights(again)[name], first[name]) for name in first)  # the same seed
+    assert (run.folder / "history.csv").read_text().count("\n") == 3
+    assert not (run.folder / "eval-val.json").exists()
+    assert (run.folder / "notes.txt").read_text() == "mine"
+
+
+def test_bad_data_leaves_an_older_run_as_it_was(
+    whole: tuple[TrainConfig, Run], tmp_path: Path
+) -> None:
+    config, run = whole
+    before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+    data = catalogue.write_dataset(tmp_path / "data")
+    (data / "masks" / "t4.png").unlink()
+    broken = dataclasses.replace(config, data=str(data))
+    with pytest.raises(InputError, match=r"mask .*t4\.png is missing"):
+        train(broken, run.folder, progress=Progress(quiet=True))
+    unknown = dataclasses.replace(config, embeddings=str(tmp_path / "none.txt"))
+    with pytest.raises(InputError, match=r"no embeddings at .*none\.txt"):
+        train(unknown, run.folder, progress=Progress(quiet=True))
+    after = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_a_checkpoint_of_another_network_is_refused(
+    whole: tuple[TrainConfig, Run], tmp_path: Path
+) -> None:
+    config, run = whole
+    (tmp_path / "checkpoint.pt").write_bytes((run.folder / "checkpoint.pt").read_bytes())
+    other = dataclasses.replace(config, dim=3)
+    with pytest.raises(TrainingError, match=r"checkpoint\.pt does not fit its config\.json"):
+        train(other, tmp_path, progress=Progress(quiet=True), resume=True)
+
+
+def test_without_train_unseen_there_is_no_second_step(tmp_path: Path) -> None:
+    run = catalogue.train_tiny(tmp_path, train_unseen=(), unseen=("sheep", "boat"))
+    assert run.split.sizes == (3, 0, 2)
+    rows = (run.folder / "history.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows[1:]] == ["embedding"]
+
+
+def test_both_sides_of_the_seenmask_can_weigh_the_same(tmp_path: Path) -> None:
+    plain = catalogue.train_tiny(tmp_path / "plain")
+    balanced = catalogue.train_tiny(tmp_path / "balanced", balance_seenmask=True)
+    ours, theirs = weights(balanced), weights(plain)
+    changed = {name for name in ours if not torch.equal(ours[name], theirs[name])}
+    assert changed == {"seenmask_head.weight", "seenmask_head.bias"}
+    # seen pixels are the many: weighing them less makes the mask say unseen more
+    bias = [w["seenmask_head.bias"][1] - w["seenmask_head.bias"][0] for w in (ours, theirs)]
+    assert bias[0] < bias[1]
+
+
+@pytest.mark.parametrize("loss", ["cosine", "cosine_ce"])
+def test_the_loss_falls_on_real_photos(data_dir: Path, tmp_path: Path, loss: str) -> None:
+    msrc, few = data_dir / "msrc21", tmp_path / "few"
+    (few / "splits").mkdir(parents=True)
+    for name in ("images", "masks", "classes.txt"):
+        (few / name).symlink_to(msrc / name)
+    (few / "splits" / "all.txt").write_text("\n".join(
+        (msrc / "splits" / "train.txt").read_text().split()[::33][:12]
+    ))  # fmt: skip
+    config = TrainConfig(
+        data=str(few),
+        train_split="all",
+        val_split="all",
+        void=("horse", "mountain"),
+        backbone="efficientnet_lite0",
+        embeddings="glove",
+        loss=loss,  # type: ignore[arg-type]
+        long_side=128,
+        embedding_step=StepConfig(epochs=6, batch_size=3, learning_rate=1e-3, optimizer="adamw"),
+    )
+    run = train(config, tmp_path / "run", progress=Progress(quiet=True))
+    with (run.folder / "history.csv").open() as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    assert losses[-1] < 0.6 * losses[0]
+    result = evaluate(run, progress=Progress(quiet=True))
+    assert result.images == 12
+    assert result.scores("FCN-JE", "overall").pa > 50
 
 
 def test_resuming_nothing(tmp_path: Path) -> None:

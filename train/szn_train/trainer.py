@@ -124,8 +124,9 @@ def _start_folder(
 ) -> None:
     """A run folder without results; those of an earlier run are removed."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("checkpoint.pt", "model.safetensors", "history.csv"):
-        (folder / name).unlink(missing_ok=True)
+    for name in ("checkpoint.pt", "model.safetensors", "history.csv", "eval-*.json", "eval-*.csv"):
+        for path in folder.glob(name):
+            path.unlink()
     names = list(dataset.class_names)
     write_json(folder / "config.json", {"config": config.to_dict(), "class_names": names})
     write_json(folder / "selection.json", facts)
