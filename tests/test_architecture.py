@@ -23,8 +23,9 @@ ALLOWED = {
 }
 # What an edge box installs, beside the standard library. The second set is of extras and may be
 # imported only where it is used, never by importing a module.
-RUNTIME_LIBRARIES = {"av", "click", "cv2", "numba", "numpy", "rich"}
-RUNTIME_EXTRAS = {"onnxruntime", "sklearn"}
+RUNTIME_LIBRARIES = {"av", "click", "cv2", "numba", "numpy", "platformdirs", "rich"}
+RUNTIME_EXTRAS = {"cuda", "onnxruntime", "openvino", "sklearn", "tensorrt"}
+RUNTIME_EXTRAS |= {"tensorrt_rtx", "tensorrt_rtx_bindings"}
 
 # Imports every module of the runtime, with all but its own libraries out of reach.
 PROBE = """

@@ -16,7 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from szn_runtime.backends import Backend, Grids, open_backend
+    from szn_runtime.backends import Backend, BackendOptions, Grids, open_backend
     from szn_runtime.bundle import (
         Artefact,
         Bundle,
@@ -39,9 +39,11 @@ if TYPE_CHECKING:
     from szn_runtime.geometry import GridGeometry
     from szn_runtime.labels import LabelSet, label_set, parse_labels
     from szn_runtime.loading import load
+    from szn_runtime.regions import Region
     from szn_runtime.segmentation import Segmentation
     from szn_runtime.segmenter import Segmenter
     from szn_runtime.sei import segment_grid
+    from szn_runtime.selection import Choice, choose_backend
     from szn_runtime.vocabulary import Projection, Vocabulary
 
 __version__ = "0.1.0"
@@ -50,8 +52,10 @@ __all__ = [
     "Artefact",
     "Backend",
     "BackendError",
+    "BackendOptions",
     "Bundle",
     "BundleError",
+    "Choice",
     "GridGeometry",
     "Grids",
     "InputError",
@@ -61,6 +65,7 @@ __all__ = [
     "MissingDependencyError",
     "Preprocess",
     "Projection",
+    "Region",
     "Segmentation",
     "Segmenter",
     "SinkError",
@@ -69,6 +74,7 @@ __all__ = [
     "UsageError",
     "Vocabulary",
     "__version__",
+    "choose_backend",
     "default_bundle_path",
     "label_set",
     "load",
@@ -79,7 +85,7 @@ __all__ = [
 ]
 
 _MODULE_OF = {
-    "backends": ("Backend", "Grids", "open_backend"),
+    "backends": ("Backend", "BackendOptions", "Grids", "open_backend"),
     "bundle": (
         "Artefact",
         "Bundle",
@@ -101,6 +107,8 @@ _MODULE_OF = {
     ),
     "geometry": ("GridGeometry",),
     "labels": ("LabelSet", "label_set", "parse_labels"),
+    "regions": ("Region",),
+    "selection": ("Choice", "choose_backend"),
     "segmentation": ("Segmentation",),
     "loading": ("load",),
     "segmenter": ("Segmenter",),

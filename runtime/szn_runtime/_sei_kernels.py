@@ -6,6 +6,7 @@ from the output small whatever the size of frame and vocabulary.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,21 +14,26 @@ from numba import njit
 from numpy.typing import NDArray
 
 from szn_runtime._sei_candidates import collect_candidates, label_filter
-from szn_runtime._sei_paint import LATTICE, gather, paint_block, prune
+from szn_runtime._sei_paint import LATTICE, fill, gather, paint_block, prune
 
-__all__ = ["label_grid"]
+__all__ = ["BAD_EMBEDDING", "BAD_SEENMASK", "label_grid"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
+Flags = NDArray[np.bool_]
+Axis = tuple[int, I64, F32]
+Candidates = tuple[I32, I32, I64, I32, F32, int]
+
+BAD_EMBEDDING, BAD_SEENMASK = 1, 2  # what `label_grid` returns for numbers that are not finite
 
 SEEN, UNSEEN = 1, 2  # bits: which label lists a cell needs
 
-# A cell with more candidates and more pixels than this is painted in quarters, each with its own.
-MANY, SMALL = 8, 64
-PIXELS = 1024  # painted at a time, so that their weights stay in the first-level cache
+# Up to FEW candidates it costs less to carry a hopeless one than to find it. A cell with more than
+# MANY, and more pixels than SMALL, is painted in quarters, each with its own.
+FEW, MANY, SMALL = 4, 8, 64
 
 # A score's rounding error is below (j + 2) / 2^24 of |E_c|; four times that, and some.
 _ROUNDING = 4.0 / 2**24
@@ -36,13 +42,56 @@ _plain = njit(nogil=True, cache=True, error_model="numpy")
 
 
 @_plain
+def _largest(grid: F32) -> float:
+    """Largest absolute value, infinite if a number is not finite."""
+    bits = grid.view(np.uint32)
+    largest = np.zeros(1, np.uint32)
+    # without the sign, floats are ordered as the integers of the same bits, NaN above infinity
+    for c in range(bits.shape[0]):
+        for r in range(bits.shape[1]):
+            top = np.uint32(0)
+            for q in range(bits.shape[2]):
+                top = max(top, np.uint32(bits[c, r, q] & np.uint32(0x7FFFFFFF)))
+            largest[0] = max(largest[0], top)
+    value = float(largest.view(np.float32)[0])
+    return value if value < np.inf else np.inf
+
+
+@_plain
+def _axis(nodes: int, pixels: int, stride: float, offset: float) -> Axis:
+    """Where the pixels of one axis fall between its nodes.
+
+    Cell i lies between nodes i and i + 1; cells -1 and `nodes - 1` have their one node twice.
+
+    Returns:
+        The first cell with pixels; (cells + 1,) the first pixel of each cell, then the end; and
+        (2, pixels) the weights of both nodes.
+    """
+    weight = np.empty((2, pixels), np.float32)
+    cell = np.empty(pixels, np.int32)
+    for p in range(np.uint64(pixels)):
+        at = (np.float64(p) - offset) / stride
+        floor = min(max(np.floor(at), -1.0), nodes - 1.0)
+        cell[p] = np.int32(floor)
+        weight[0, p] = 1 - (at - floor)
+        weight[1, p] = at - floor
+    first, last = int(cell[0]), int(cell[pixels - 1])
+    start = np.empty(last - first + 2, np.int64)
+    i = 0
+    for p in range(pixels):
+        while i <= cell[p] - first:
+            start[i] = p
+            i += 1
+    start[i] = pixels
+    return first, start, weight
+
+
+@_plain
 def _needs(
     difference: F64,
     masked: bool,
-    y_first: int,
-    y_start: I64,
-    x_first: int,
-    x_start: I64,
+    y_axis: Axis,
+    x_axis: Axis,
     cy0: int,
     cy1: int,
     cx0: int,
@@ -50,6 +99,8 @@ def _needs(
 ) -> U8:
     """Which label lists each cell of a tile needs, 0 for cells without pixels."""
     h, w = difference.shape
+    y_first, y_start, _ = y_axis
+    x_first, x_start, _ = x_axis
     needs = np.zeros((cy1 - cy0, cx1 - cx0), np.uint8)
     for cy in range(cy0, cy1):
         if y_start[cy] == y_start[cy + 1]:
@@ -82,14 +133,11 @@ def _candidates(
     ids: I32,
     needs: U8,
     bit: int,
-    y_first: int,
-    x_first: int,
-    cy0: int,
-    cx0: int,
+    origin: tuple[int, int],
     block: int,
     filter_from: int,
-) -> tuple[I32, I32, I64, I32, F32, int]:
-    """Candidates of the cells of a tile that need the labels `ids`.
+) -> Candidates:
+    """Candidates of the cells of a tile, whose first node is `origin`, that need the labels `ids`.
 
     Returns:
         `index` (rows, columns) number of each cell among those, -1 for the others; then `start`,
@@ -98,7 +146,7 @@ def _candidates(
     dim, h, w = embedding.shape
     index = np.full(needs.shape, -1, np.int32)
     column = np.full((needs.shape[0] + 1, needs.shape[1] + 1), -1, np.int32)
-    r_low, c_low = max(y_first + cy0, 0), max(x_first + cx0, 0)
+    r_low, c_low = max(origin[0], 0), max(origin[1], 0)
     cells = 0
     for cell in needs.flat:
         cells += (cell & bit) != 0
@@ -122,8 +170,8 @@ def _candidates(
                 continue
             index[cy, cx] = i
             for c in range(4):
-                r = min(max(y_first + cy0 + cy + (c >> 1), 0), h - 1)
-                q = min(max(x_first + cx0 + cx + (c & 1), 0), w - 1)
+                r = min(max(origin[0] + cy + (c >> 1), 0), h - 1)
+                q = min(max(origin[1] + cx + (c & 1), 0), w - 1)
                 if column[r - r_low, q - c_low] < 0:
                     column[r - r_low, q - c_low] = count
                     square = 0.0
@@ -153,223 +201,188 @@ def _candidates(
 
 
 @_plain
+def _cell_candidates(of: Candidates, at: tuple[int, int], label: I32, score: F32) -> int:
+    """Copy the candidates of the cell `at` of a tile to `label` (n,) and `score` (4, n)."""
+    index, sole, start, labels, scores, _ = of
+    i = index[at]
+    if sole[i] >= 0:
+        label[0] = sole[i]
+        score[:, 0] = 0  # any number: it is compared with none
+        return 1
+    return gather(i, start, labels, scores, label, score)
+
+
+@_plain
+def _label_tile(
+    difference: F64,
+    needs: U8,
+    seen_of: Candidates,
+    unseen_of: Candidates,
+    y_axis: Axis,
+    x_axis: Axis,
+    cy0: int,
+    cx0: int,
+    flags: Flags,
+    labels: NDArray[Any],
+    seen: Flags,
+) -> None:
+    """Paint the cells of a tile, whose first one is (cy0, cx0), from their candidates."""
+    h, w = difference.shape
+    y_first, y_start, y_weight = y_axis
+    x_first, x_start, x_weight = x_axis
+    most = max(max(seen_of[5], unseen_of[5]), 1)
+    longest = 0
+    for cx in range(cx0, cx0 + needs.shape[1]):
+        longest = max(longest, x_start[cx + 1] - x_start[cx])
+    # zeros, since what is left in memory may be a NaN, which the compiled code assumes away
+    best, won = np.zeros(longest, np.float32), np.zeros((2, longest), np.int32)
+    weights, value = np.zeros((4, LATTICE), np.float32), np.zeros((4, most), np.float32)
+    alive = np.zeros(most, np.uint8)
+    label, score = np.empty((2, most), np.int32), np.zeros((2, 4, most), np.float32)
+    part_label, part_score = np.empty_like(label), np.zeros_like(score)
+    counts, part_counts = np.zeros(2, np.int64), np.zeros(2, np.int64)
+    delta = np.zeros(4, np.float64)
+    for i in range(needs.shape[0]):
+        cy = cy0 + i
+        y0, y1 = y_start[cy], y_start[cy + 1]
+        run, run_start = -1, 0  # cells of one label side by side are painted together
+        for j in range(needs.shape[1]):
+            need = needs[i, j]
+            if need == 0:
+                continue
+            cx = cx0 + j
+            x0, x1 = x_start[cx], x_start[cx + 1]
+            sole = -1
+            if need == SEEN:
+                sole = seen_of[1][seen_of[0][i, j]]
+            elif need == UNSEEN:
+                sole = unseen_of[1][unseen_of[0][i, j]]
+            if sole != run or sole < 0:
+                if run >= 0:
+                    fill(run, flags[run], (y0, y1, run_start, x0), labels, seen)
+                run, run_start = sole, x0
+            if sole >= 0:
+                continue
+            counts[0] = _cell_candidates(seen_of, (i, j), label[0], score[0]) if need & SEEN else 0
+            counts[1] = (
+                _cell_candidates(unseen_of, (i, j), label[1], score[1]) if need & UNSEEN else 0
+            )
+            for k in range(2):
+                if counts[k] > FEW:
+                    counts[k] = prune(
+                        label[k], score[k], counts[k], y_weight, x_weight, (y0, y1, x0, x1),
+                        label[k], score[k], weights, value, alive,
+                    )  # fmt: skip
+            if need == SEEN | UNSEEN:
+                for c in range(4):
+                    r = min(max(y_first + cy + (c >> 1), 0), h - 1)
+                    q = min(max(x_first + cx + (c & 1), 0), w - 1)
+                    delta[c] = difference[r, q]
+            if max(counts[0], counts[1]) <= MANY or (y1 - y0) * (x1 - x0) <= SMALL:
+                paint_block(
+                    label, score, counts, delta, y_weight, x_weight, (y0, y1, x0, x1), best, won,
+                    flags, labels, seen,
+                )  # fmt: skip
+                continue
+            for quarter in range(4):
+                ym, xm = (y0 + y1) // 2, (x0 + x1) // 2
+                ya, yb = (ym, y1) if quarter & 2 else (y0, ym)
+                xa, xb = (xm, x1) if quarter & 1 else (x0, xm)
+                if ya == yb or xa == xb:
+                    continue
+                for k in range(2):
+                    part_counts[k] = counts[k]
+                    if counts[k] > 0:
+                        part_counts[k] = prune(
+                            label[k], score[k], counts[k], y_weight, x_weight, (ya, yb, xa, xb),
+                            part_label[k], part_score[k], weights, value, alive,
+                        )  # fmt: skip
+                paint_block(
+                    part_label, part_score, part_counts, delta, y_weight, x_weight,
+                    (ya, yb, xa, xb), best, won, flags, labels, seen,
+                )  # fmt: skip
+        if run >= 0:
+            x_end = x_start[cx0 + needs.shape[1]]
+            fill(run, flags[run], (y0, y1, run_start, x_end), labels, seen)
+
+
+@_plain
 def label_grid(
     embedding: F32,
-    scale: float,
-    difference: F64,
-    masked: bool,
+    seenmask: F32,
+    use_seenmask: bool,
+    seen_bias: float,
     embeddings: F32,
-    seen_ids: I32,
-    unseen_ids: I32,
-    flags: NDArray[np.bool_],
-    y_first: int,
-    y_start: I64,
-    y_weight: F32,
-    x_first: int,
-    x_start: I64,
-    x_weight: F32,
+    flags: Flags,
+    stride_yx: tuple[float, float],
+    offset_yx: tuple[float, float],
     tile_cells: int,
     block: int,
     filter_from: int,
     labels: NDArray[Any],
-    seen: NDArray[np.bool_],
-) -> None:
+    seen: Flags,
+) -> int:
     """Label every pixel.
 
     Args:
-        embedding: (j, h, w) float32 grid, finite.
-        scale: Power of two that brings the grid to about 1.
-        difference: (h, w) float64 seen minus unseen logit, bias included.
-        masked: Whether the difference decides between the two label lists; `seen_ids` else.
+        embedding: (j, h, w) float32 grid.
+        seenmask: (2, h, w) float32 logits; of any size if it is not used.
+        use_seenmask: Whether it decides between seen and unseen labels where there are both.
+        seen_bias: Added to its difference.
         embeddings: (K, j) float32 unit rows.
-        seen_ids: (k,) int32 ascending indices of labels, as `unseen_ids`.
-        flags: (K,) bool, what `seen` says where a label wins.
-        y_first: Upper node (-1: none, the first one is repeated) of the first row of cells.
-        y_start: (rows + 1,) int64 first pixel of each row of cells, and the end.
-        y_weight: (2, H) float32 weights of the upper and lower node; x_* likewise.
+        flags: (K,) bool, which labels are seen.
+        stride_yx: Pixels between two nodes; `offset_yx` pixel position of the first.
         tile_cells: About how many cells make a tile.
         block: Labels scored at a time, a multiple of 64.
         filter_from: Number of labels from which they are filtered first.
         labels: (H, W) label map, written.
         seen: (H, W) bool, written.
+
+    Returns:
+        0, or BAD_EMBEDDING or BAD_SEENMASK, and nothing is written.
     """
-    h, w = difference.shape
+    _, h, w = embedding.shape
+    largest = _largest(embedding)
+    if largest == np.inf:
+        return BAD_EMBEDDING
+    if _largest(seenmask) == np.inf:
+        return BAD_SEENMASK
+    scale = math.ldexp(1.0, -math.frexp(largest)[1])  # brings the grid to about 1
+    first_ids, second_ids = np.empty(flags.size, np.int32), np.empty(flags.size, np.int32)
+    counts = np.zeros(2, np.int64)
+    for k in range(flags.size):
+        first_ids[counts[0]] = second_ids[counts[1]] = k
+        counts[0] += flags[k]
+        counts[1] += not flags[k]
+    masked = use_seenmask and counts[0] > 0 and counts[1] > 0
+    difference = np.zeros((h, w), np.float64)
+    if masked:
+        for r in range(h):
+            for q in range(w):
+                logit = np.float64(seenmask[1, r, q]) - np.float64(seenmask[0, r, q])
+                difference[r, q] = logit + seen_bias
+        first_ids, second_ids = first_ids[: counts[0]], second_ids[: counts[1]]
+    else:
+        first_ids, second_ids = np.arange(flags.size).astype(np.int32), second_ids[:0]
+    y_axis = _axis(h, labels.shape[0], stride_yx[0], offset_yx[0])
+    x_axis = _axis(w, labels.shape[1], stride_yx[1], offset_yx[1])
+    rows, columns = y_axis[1].size - 1, x_axis[1].size - 1
     tile_rows = max(int(np.sqrt(tile_cells)), 1)
     tile_columns = -(-tile_cells // tile_rows)
-    down = -(-(y_start.size - 1) // tile_rows)
-    across = -(-(x_start.size - 1) // tile_columns)
-    longest = 0
-    for i in range(y_start.size - 1):
-        longest = max(longest, y_start[i + 1] - y_start[i])
-    for i in range(x_start.size - 1):
-        longest = max(longest, x_start[i + 1] - x_start[i])
-    pixels = max(longest, PIXELS)
-    # zeros, since what is left in memory may be a NaN, which the compiled code assumes away
-    weights, best = np.zeros((4, pixels), np.float32), np.zeros(pixels, np.float32)
-    won = np.empty((2, pixels), np.int32)
-    lattice, lattice_best = np.zeros((4, LATTICE), np.float32), np.zeros(LATTICE, np.float32)
-    lattice_won = np.empty(LATTICE, np.int32)
-    delta = np.empty(4, np.float64)
-    counts, part_counts = np.zeros(2, np.int64), np.zeros(2, np.int64)
+    down, across = -(-rows // tile_rows), -(-columns // tile_columns)
     for tile in range(down * across):
         ty, tx = tile // across, tile % across
-        cy0, cy1 = (y_start.size - 1) * ty // down, (y_start.size - 1) * (ty + 1) // down
-        cx0, cx1 = (x_start.size - 1) * tx // across, (x_start.size - 1) * (tx + 1) // across
-        needs = _needs(difference, masked, y_first, y_start, x_first, x_start, cy0, cy1, cx0, cx1)
-        s_index, s_sole, s_start, s_label, s_score, s_most = _candidates(
-            embedding,
-            scale,
-            embeddings,
-            seen_ids,
-            needs,
-            SEEN,
-            y_first,
-            x_first,
-            cy0,
-            cx0,
-            block,
-            filter_from,
+        cy0, cy1 = rows * ty // down, rows * (ty + 1) // down
+        cx0, cx1 = columns * tx // across, columns * (tx + 1) // across
+        needs = _needs(difference, masked, y_axis, x_axis, cy0, cy1, cx0, cx1)
+        origin = (y_axis[0] + cy0, x_axis[0] + cx0)
+        seen_of = _candidates(
+            embedding, scale, embeddings, first_ids, needs, SEEN, origin, block, filter_from
         )
-        u_index, u_sole, u_start, u_label, u_score, u_most = _candidates(
-            embedding,
-            scale,
-            embeddings,
-            unseen_ids,
-            needs,
-            UNSEEN,
-            y_first,
-            x_first,
-            cy0,
-            cx0,
-            block,
-            filter_from,
+        unseen_of = _candidates(
+            embedding, scale, embeddings, second_ids, needs, UNSEEN, origin, block, filter_from
         )
-        most = max(s_most, u_most)
-        most = max(most, 1)
-        label, score = np.empty((2, most), np.int32), np.empty((2, 4, most), np.float32)
-        part_label, part_score = np.empty_like(label), np.empty_like(score)
-        places = np.arange(most).astype(np.int32)
-        corner, alive = np.empty((4, most), np.float32), np.empty(most, np.uint8)
-        for cy in range(cy0, cy1):
-            y0, y1 = y_start[cy], y_start[cy + 1]
-            for cx in range(cx0, cx1):
-                need = needs[cy - cy0, cx - cx0]
-                x0, x1 = x_start[cx], x_start[cx + 1]
-                if need == 0:
-                    continue
-                counts[:] = 0
-                if need & SEEN:
-                    i = s_index[cy - cy0, cx - cx0]
-                    if s_sole[i] >= 0:
-                        label[0, 0] = s_sole[i]
-                        score[0, :, 0] = 0  # any number: it is compared with none
-                        counts[0] = 1
-                    else:
-                        counts[0] = gather(i, s_start, s_label, s_score, label[0], score[0])
-                if need & UNSEEN:
-                    i = u_index[cy - cy0, cx - cx0]
-                    if u_sole[i] >= 0:
-                        label[1, 0] = u_sole[i]
-                        score[1, :, 0] = 0  # any number: it is compared with none
-                        counts[1] = 1
-                    else:
-                        counts[1] = gather(i, u_start, u_label, u_score, label[1], score[1])
-                for k in range(2):
-                    if counts[k] > 1:
-                        counts[k] = prune(
-                            label[k],
-                            score[k],
-                            counts[k],
-                            y_weight,
-                            x_weight,
-                            y0,
-                            y1,
-                            x0,
-                            x1,
-                            label[k],
-                            score[k],
-                            places,
-                            lattice,
-                            lattice_best,
-                            lattice_won,
-                            corner,
-                            alive,
-                        )
-                if need == SEEN | UNSEEN:
-                    for c in range(4):
-                        r = min(max(y_first + cy + (c >> 1), 0), h - 1)
-                        q = min(max(x_first + cx + (c & 1), 0), w - 1)
-                        delta[c] = difference[r, q]
-                if max(counts[0], counts[1]) <= MANY or (y1 - y0) * (x1 - x0) <= SMALL:
-                    paint_block(
-                        label,
-                        score,
-                        counts,
-                        delta,
-                        y_weight,
-                        x_weight,
-                        y0,
-                        y1,
-                        x0,
-                        x1,
-                        weights,
-                        best,
-                        won,
-                        flags,
-                        labels,
-                        seen,
-                    )
-                    continue
-                for quarter in range(4):
-                    ya, xa = (y0 + y1) // 2, (x0 + x1) // 2
-                    yb, xb = ya, xa
-                    if quarter & 2:
-                        yb = y1
-                    else:
-                        ya = y0
-                    if quarter & 1:
-                        xb = x1
-                    else:
-                        xa = x0
-                    if ya == yb or xa == xb:
-                        continue
-                    for k in range(2):
-                        part_counts[k] = counts[k]
-                        if counts[k] > 0:
-                            part_counts[k] = prune(
-                                label[k],
-                                score[k],
-                                counts[k],
-                                y_weight,
-                                x_weight,
-                                ya,
-                                yb,
-                                xa,
-                                xb,
-                                part_label[k],
-                                part_score[k],
-                                places,
-                                lattice,
-                                lattice_best,
-                                lattice_won,
-                                corner,
-                                alive,
-                            )
-                    paint_block(
-                        part_label,
-                        part_score,
-                        part_counts,
-                        delta,
-                        y_weight,
-                        x_weight,
-                        ya,
-                        yb,
-                        xa,
-                        xb,
-                        weights,
-                        best,
-                        won,
-                        flags,
-                        labels,
-                        seen,
-                    )
+        _label_tile(
+            difference, needs, seen_of, unseen_of, y_axis, x_axis, cy0, cx0, flags, labels, seen
+        )
+    return 0

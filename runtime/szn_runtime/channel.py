@@ -1,15 +1,15 @@
-"""A bounded queue between two threads that can end and be given up."""
+"""Bounded queues between threads that can end and be given up, and several of them read as one."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from szn_runtime.errors import InputError
 
-__all__ = ["Cancelled", "Channel"]
+__all__ = ["Cancelled", "Channel", "Junction"]
 
 T = TypeVar("T")
 
@@ -25,7 +25,8 @@ class Channel(Generic[T]):
         capacity: Items that wait at most.
         newest: What a full channel does: False, the writer waits; True, the oldest item gives way,
             so that what is taken is never older than `capacity` items.
-        on_drop: Called for each item that gave way.
+        on_drop: Called for each item of a channel of the newest that is never taken.
+        changed: Condition to share with other channels; None for one of its own.
 
     Raises:
         InputError: If the capacity is less than 1.
@@ -37,13 +38,19 @@ class Channel(Generic[T]):
         *,
         newest: bool = False,
         on_drop: Callable[[], None] | None = None,
+        changed: threading.Condition | None = None,
     ) -> None:
         if capacity < 1:
             raise InputError("channel has no room", got=capacity, expected=">= 1")
-        self._capacity, self._newest, self._on_drop = capacity, newest, on_drop
+        self._capacity, self.newest, self._on_drop = capacity, newest, on_drop
         self._items: deque[T] = deque()
-        self._changed = threading.Condition()
+        self._changed = changed or threading.Condition()
         self._closed = self._cancelled = False
+
+    @property
+    def open(self) -> bool:
+        """Whether more items may come."""
+        return not (self._closed or self._cancelled)
 
     def __len__(self) -> int:
         """Items that wait now."""
@@ -56,17 +63,19 @@ class Channel(Generic[T]):
             Cancelled: If the reader gave the channel up.
         """
         with self._changed:
-            while len(self._items) >= self._capacity and not (self._newest or self._cancelled):
+            while len(self._items) >= self._capacity and not (self.newest or self._cancelled):
                 self._changed.wait()
-            if self._cancelled:
-                raise Cancelled
-            dropped = len(self._items) >= self._capacity
-            if dropped:
-                self._items.popleft()
-            self._items.append(item)
-            self._changed.notify_all()
+            cancelled = self._cancelled
+            dropped = len(self._items) >= self._capacity or (cancelled and self.newest)
+            if not cancelled:
+                if dropped:
+                    self._items.popleft()
+                self._items.append(item)
+                self._changed.notify_all()
         if dropped and self._on_drop is not None:
             self._on_drop()
+        if cancelled:
+            raise Cancelled
 
     def close(self) -> None:
         """No more items will come; those that wait can still be taken."""
@@ -78,8 +87,18 @@ class Channel(Generic[T]):
         """No more items will be taken; those that wait are let go."""
         with self._changed:
             self._cancelled = True
+            dropped = len(self._items) if self.newest else 0
             self._items.clear()
             self._changed.notify_all()
+        if self._on_drop is not None:
+            for _ in range(dropped):
+                self._on_drop()
+
+    def pop(self) -> T:
+        """Take the oldest item; for those who hold the condition and saw that there is one."""
+        item = self._items.popleft()
+        self._changed.notify_all()
+        return item
 
     def __iter__(self) -> Iterator[T]:
         """Take items until the channel is closed and empty, or cancelled."""
@@ -89,7 +108,58 @@ class Channel(Generic[T]):
                     self._changed.wait()
                 if not self._items:
                     return
-                item = self._items.popleft()
-                self._changed.notify_all()
+                item = self.pop()
             yield item
             del item  # a waiting reader keeps no frame alive
+
+
+class Junction(Generic[T]):
+    """Several channels of one reader, each with the same right.
+
+    Args:
+        channels: At least one; all share the condition `changed`.
+        changed: Their condition.
+    """
+
+    def __init__(self, channels: Sequence[Channel[T]], changed: threading.Condition) -> None:
+        self._channels, self._changed = tuple(channels), changed
+        self._turn = 0
+
+    def take(self, most: int) -> list[tuple[int, T]]:
+        """Wait for items and take some, from each channel in turn.
+
+        With an item of a channel that keeps only the newest, what is there is taken at once.
+        Otherwise this waits until there are `most` items, or no more can come.
+
+        Args:
+            most: Items to take at most.
+
+        Returns:
+            The number of each item's channel and the item, in the order of each channel; nothing
+            once all channels have ended.
+        """
+        with self._changed:
+            while not self._ready(most):
+                self._changed.wait()
+            taken: list[tuple[int, T]] = []
+            count = len(self._channels)
+            empty = 0
+            while len(taken) < most and empty < count:
+                number, self._turn = self._turn, (self._turn + 1) % count
+                channel = self._channels[number]
+                empty = 0 if len(channel) else empty + 1
+                if len(channel):
+                    taken.append((number, channel.pop()))
+            return taken
+
+    def _ready(self, most: int) -> bool:
+        waiting = sum(map(len, self._channels))
+        if waiting >= most or any(c.newest and len(c) for c in self._channels):
+            return True
+        patient = any(c.open for c in self._channels if not c.newest)
+        return not patient and (waiting > 0 or not any(c.open for c in self._channels))
+
+    def cancel(self, number: int | None = None) -> None:
+        """Give up all channels, or one of them."""
+        for channel in self._channels if number is None else (self._channels[number],):
+            channel.cancel()

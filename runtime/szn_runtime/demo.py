@@ -64,6 +64,7 @@ class DemoSource(Source):
     live: bool = False
     time_base: Fraction | None = None
     name: str = "demo"
+    frame_hw: tuple[int, int] | None = _SIZE_HW
 
     def __init__(self, *, frame_count: int = 100, frame_rate: Fraction = Fraction(20)) -> None:
         if frame_count < len(_SHOTS):
@@ -101,6 +102,7 @@ class DemoSource(Source):
                 captured_at_s=start_s,
                 decode_ms=1e3 * (time.perf_counter() - start_s),
                 name=f"{self.name}_{index:06d}",
+                source=self.name,
             )
 
 

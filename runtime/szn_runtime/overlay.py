@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +11,6 @@ from numpy.typing import NDArray
 from szn_runtime._cv import cv2
 from szn_runtime.errors import InputError
 from szn_runtime.legend import LegendEntry, draw_legend
-
-if TYPE_CHECKING:
-    from szn_runtime.labels import LabelSet
 
 __all__ = [
     "blend",
@@ -149,7 +145,8 @@ def draw_boundaries(image_bgr: NDArray[np.uint8], labels: NDArray[np.integer]) -
 def render(
     image_bgr: NDArray[np.uint8],
     labels: NDArray[np.integer],
-    label_set: LabelSet,
+    names: Sequence[str],
+    seen: NDArray[np.bool_],
     *,
     alpha: float = 0.5,
     legend: bool = True,
@@ -159,8 +156,9 @@ def render(
 
     Args:
         image_bgr: (H, W, 3) uint8 BGR.
-        labels: (H, W) indices into the label set.
-        label_set: Names, and which labels were seen.
+        labels: (H, W) indices into the names.
+        names: K label names.
+        seen: (K,) which labels the network was trained on.
         alpha: Share of the label's colour, 0 to 1.
         legend: Whether to draw the legend: labels on 0.5 % of the frame or more, largest first.
         most_entries: Labels in the legend at most.
@@ -171,10 +169,10 @@ def render(
     Raises:
         InputError: If frame and label map differ in size or alpha is out of range.
     """
-    counts = label_counts(labels, len(label_set))  # (K,)
+    counts = label_counts(labels, len(names))  # (K,)
     present = np.flatnonzero(counts)  # (n,)
     colours = label_colours(present)  # (n, 3)
-    rank = np.zeros(len(label_set), np.uint8 if len(present) <= 256 else np.int32)  # (K,)
+    rank = np.zeros(len(names), np.uint8 if len(present) <= 256 else np.int32)  # (K,)
     rank[present] = np.arange(len(present))
     # a vocabulary has more labels than a colour table, a frame hardly ever does
     ranks = cv2.LUT(labels, np.resize(rank, 256)) if labels.dtype == np.uint8 else rank[labels]
@@ -189,10 +187,10 @@ def render(
             overlay,
             [
                 LegendEntry(
-                    name=label_set.names[present[i]],
+                    name=names[present[i]],
                     colour_rgb=(int(colours[i, 0]), int(colours[i, 1]), int(colours[i, 2])),
                     share=float(counts[present[i]] / labels.size),
-                    seen=bool(label_set.seen[present[i]]),
+                    seen=bool(seen[present[i]]),
                 )
                 for i in largest
             ],

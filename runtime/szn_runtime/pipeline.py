@@ -1,9 +1,10 @@
-"""Frames through the stages, each in a thread of its own.
+"""Frames through the stages, each in threads of its own.
 
-    source -> [decode] -> [preprocess, network] -> [SEI, overlay] -> [encode] -> sinks
+    source -> [decode] -> [preprocess, network] x n -> [SEI, overlay] -> [encode] -> sinks
 
 A bounded channel joins each pair of stages, so that memory does not grow and the slowest stage sets
-the pace. The last stage runs in the calling thread, where windows and signals belong.
+the pace. Several sources share the network; each has its own sinks. The last stage runs in the
+calling thread, where windows and signals belong.
 """
 
 from __future__ import annotations
@@ -11,21 +12,25 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from szn_runtime.backends import Grids
-from szn_runtime.channel import Cancelled, Channel
+from szn_runtime.channel import Cancelled, Channel, Junction
 from szn_runtime.errors import UsageError
 from szn_runtime.latency import LatencyReport, StageTimer
-from szn_runtime.segmenter import Prepared, Segmenter
+from szn_runtime.preprocess import Layout
+from szn_runtime.segmenter import Segmenter
 from szn_runtime.sinks.base import Result, Sink
+from szn_runtime.smoothing import GridSmoother
 from szn_runtime.sources.base import Frame, Source
 
-__all__ = ["Pipeline", "PipelineConfig"]
+__all__ = ["Lane", "Pipeline", "PipelineConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +40,13 @@ class PipelineConfig:
     Args:
         policy: "every": all frames, in order; "latest": the newest frame whenever the network is
             free, the others are dropped and counted; "auto": "latest" for live sources.
-        batch: Consecutive frames of one size that the network takes together.
-        limit: Frames after which the run ends, None for all.
+        batch: Frames of one network input size that the network takes together: consecutive ones of
+            a source, and those of several sources. What a live source has is never kept waiting for
+            a full batch.
+        limit: Frames of each source after which it ends, None for all.
         alpha: Opacity of the labels' colours, 0 to 1.
         legend: Whether overlays have a legend.
+        smooth: Share of the grids that comes from the frames before, 0 to below 1.
         depth: Items that wait between two stages at most.
 
     Raises:
@@ -50,6 +58,7 @@ class PipelineConfig:
     limit: int | None = None
     alpha: float = 0.5
     legend: bool = True
+    smooth: float = 0.0
     depth: int = 3
 
     def __post_init__(self) -> None:
@@ -61,71 +70,99 @@ class PipelineConfig:
                 raise UsageError(f"{name} is out of range", got=value, expected=">= 1")
         if not 0 <= self.alpha <= 1:
             raise UsageError("alpha is out of range", got=self.alpha, expected="0 to 1")
+        GridSmoother(self.smooth)  # refuses what is out of range
+
+    def policy_of(self, source: Source) -> str:
+        """What is used for a source: "every" or "latest"."""
+        if self.policy != "auto":
+            return self.policy
+        return "latest" if source.live else "every"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Lane:
+    """A source and what takes its results.
+
+    Args:
+        source: Read once, and closed at the end; its name is unique in the pipeline.
+        sinks: Take every result of the source in turn; closed at the end.
+    """
+
+    source: Source
+    sinks: Sequence[Sink] = ()
+
+
+_Item = tuple[int, Frame]  # number of the lane, frame
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Inferred:
     """A batch between the network and SEI."""
 
-    frames: list[Frame]
-    prepared: Prepared
+    items: list[_Item]
+    layouts: tuple[Layout, ...]
     grids: Grids
 
 
 class Pipeline:
-    """One run of a source through a segmenter into sinks.
+    """One run of sources through a segmenter into sinks.
 
     Args:
-        source: Read once, and closed at the end.
+        lanes: Sources with their sinks, at least one.
         segmenter: Stays open.
-        sinks: Take every result in turn; closed at the end.
         config: How frames flow; None for the defaults.
         on_result: Called in the calling thread after the sinks took a result.
         stop: Set from anywhere, it does what the method `stop` does.
 
     Raises:
-        UsageError: If batches are asked for where only the newest frame counts.
+        UsageError: If there is no lane, two sources have one name, or batches are asked for that
+            the newest frames of the sources cannot fill.
     """
 
     def __init__(
         self,
-        source: Source,
+        lanes: Sequence[Lane],
         segmenter: Segmenter,
-        sinks: Sequence[Sink] = (),
         *,
         config: PipelineConfig | None = None,
         on_result: Callable[[Result], None] | None = None,
         stop: threading.Event | None = None,
     ) -> None:
-        self._source, self._segmenter, self._sinks = source, segmenter, tuple(sinks)
-        self._config = config or PipelineConfig()
-        config = self._config
-        if self.policy == "latest" and config.batch > 1:
+        self._lanes, self._segmenter = tuple(lanes), segmenter
+        names = [lane.source.name for lane in self._lanes]
+        if not names or len(set(names)) < len(names):
             raise UsageError(
-                f"a batch of {config.batch} does not go with the newest frame of {source.name}",
+                "a pipeline needs sources of different names", got=", ".join(names) or "none"
+            )
+        self._config = config = config or PipelineConfig()
+        self._newest = [config.policy_of(lane.source) == "latest" for lane in self._lanes]
+        if all(self._newest) and config.batch > len(self._lanes):
+            raise UsageError(
+                f"a batch of {config.batch} does not go with the newest frame of "
+                f"{', '.join(names)}",
                 fix="leave out --batch, or use --policy every",
             )
+        self._draws = [any(sink.wants_overlay for sink in lane.sinks) for lane in self._lanes]
+        # one more thread than calls of the network, so that frames are ready when it is; not where
+        # the frame that is ready would age meanwhile
+        self._workers = segmenter.backend.requests + (0 if any(self._newest) else 1)
+        self._calls = threading.Semaphore(segmenter.backend.requests)
         self._on_result = on_result
-        self._draws = any(sink.wants_overlay for sink in sinks)
+        self._smooth = GridSmoother(config.smooth) if config.smooth else None
         self._timer = StageTimer()
         self._stop = stop or threading.Event()
         self._lock = threading.Lock()
         self._error: BaseException | None = None
         self._sizes: dict[str, list[int]] = {}
-
-    @property
-    def policy(self) -> str:
-        """What is used where "auto" was asked for."""
-        if self._config.policy != "auto":
-            return self._config.policy
-        return "latest" if self._source.live else "every"
+        self._written = [0] * len(self._lanes)
+        self._dropped = [0] * len(self._lanes)
 
     def stop(self) -> None:
         """Read no more frames; those in flight are finished. For any thread or signal handler."""
         self._stop.set()
 
     def run(self) -> LatencyReport:
-        """Run until the source ends, the limit is reached, or `stop` is called.
+        """Run until the sources end, the limit is reached, or `stop` is called.
 
         When a stage raises, those before it stop, those after it finish what they have, and the
         sinks are closed, so that everything made up to there is kept.
@@ -137,18 +174,29 @@ class Pipeline:
             Exception: The first error of any stage, source or sink, once.
         """
         config = self._config
-        newest = self.policy == "latest"
-        frames: Channel[Frame] = Channel(
-            1 if newest else max(config.depth, config.batch),
-            newest=newest,
-            on_drop=self._timer.drop,
-        )
-        inferred: Channel[_Inferred] = Channel(1 if newest else config.depth)
-        results: Channel[Result] = Channel(1 if newest else config.depth)
+        changed = threading.Condition()
+        frames: list[Channel[Frame]] = [
+            Channel(
+                1 if newest else max(config.depth, config.batch),
+                newest=newest,
+                on_drop=partial(self._drop, number),
+                changed=changed,
+            )
+            for number, newest in enumerate(self._newest)
+        ]
+        junction = Junction(frames, changed)
+        depth = 1 if any(self._newest) else config.depth
+        inferred: Channel[Future[_Inferred]] = Channel(depth)
+        results: Channel[tuple[int, Result]] = Channel(depth)
         workers = [
-            self._worker("read", lambda: self._read(frames), None, frames),
-            self._worker("network", lambda: self._infer(frames, inferred), frames, inferred),
-            self._worker("label", lambda: self._label(inferred, results), inferred, results),
+            *(
+                self._worker(f"read-{number}", self._reading(number, outbox), (), outbox)
+                for number, outbox in enumerate(frames)
+            ),
+            self._worker("network", lambda: self._infer(junction, inferred), (junction,), inferred),
+            self._worker(
+                "label", lambda: self._label(inferred, results), (inferred, junction), results
+            ),
         ]
         for worker in workers:
             worker.start()
@@ -161,11 +209,12 @@ class Pipeline:
                     worker.join()
         except BaseException as error:  # noqa: BLE001 - raised below, after the outputs are closed
             self._fail(error)
-        for close in (*(sink.close for sink in self._sinks), self._source.close):
-            try:
-                close()
-            except Exception as error:  # noqa: BLE001 - likewise; the others are closed as well
-                self._fail(error)
+        for lane in self._lanes:
+            for close in (*(sink.close for sink in lane.sinks), lane.source.close):
+                try:
+                    close()
+                except Exception as error:  # noqa: BLE001 - likewise; the others are closed as well
+                    self._fail(error)
         if self._error is not None:
             raise self._error
         return self.report()
@@ -173,14 +222,26 @@ class Pipeline:
     def report(self) -> LatencyReport:
         """Where the time went so far, and what the numbers belong to."""
         backend = self._segmenter.backend
+        sources = [
+            {
+                "name": lane.source.name,
+                "policy": self._config.policy_of(lane.source),
+                "frames": written,
+                "dropped": dropped,
+            }
+            for lane, written, dropped in zip(
+                self._lanes, self._written, self._dropped, strict=True
+            )
+        ]
         facts: dict[str, Any] = {
-            "source": self._source.name,
+            "sources": sources,
             "bundle": self._segmenter.bundle.manifest.name,
             "backend": backend.name,
             "provider": backend.provider,
+            "device": backend.device,
             "precision": backend.precision,
             "threads": backend.threads,
-            "policy": self.policy,
+            "requests": backend.requests,
             "batch": self._config.batch,
             "labels": len(self._segmenter.labels),
             **self._sizes,
@@ -192,7 +253,7 @@ class Pipeline:
         self,
         name: str,
         stage: Callable[[], None],
-        inbox: Channel[Any] | None,
+        before: Sequence[Channel[Any] | Junction[Any]],
         outbox: Channel[Any],
     ) -> threading.Thread:
         """A thread that runs a stage and, however it ends, tells its neighbours."""
@@ -205,7 +266,7 @@ class Pipeline:
             except BaseException as error:  # noqa: BLE001 - raised by `run` in the calling thread
                 self._fail(error)
             finally:
-                if inbox is not None:
+                for inbox in before:
                     inbox.cancel()
                 outbox.close()
 
@@ -216,66 +277,126 @@ class Pipeline:
             if self._error is None:
                 self._error = error
 
-    def _read(self, outbox: Channel[Frame]) -> None:
-        if self._stop.is_set():
-            return
-        for frame in self._source:
-            self._timer.add("decode", frame.decode_ms)
-            outbox.put(frame)
+    def _drop(self, number: int) -> None:
+        with self._lock:
+            self._dropped[number] += 1
+        self._timer.drop()
+
+    def _reading(self, number: int, outbox: Channel[Frame]) -> Callable[[], None]:
+        source = self._lanes[number].source
+
+        def read() -> None:
             if self._stop.is_set():
                 return
+            for frame in source:
+                self._timer.add("decode", frame.decode_ms)
+                outbox.put(frame)
+                if self._stop.is_set():
+                    return
 
-    def _infer(self, inbox: Channel[Frame], outbox: Channel[_Inferred]) -> None:
-        for frames in _batches(inbox, self._config.batch, self._config.limit):
-            images = [frame.image_bgr for frame in frames]
-            with self._timer.measure("preprocess", frames=len(frames)):
-                prepared = self._segmenter.preprocess(images)
-            with self._timer.measure("network", frames=len(frames)):
-                grids = self._segmenter.network(prepared)
-            if not self._sizes:
-                self._sizes = {
-                    "frame_hw": list(prepared.layout.frame_hw),
-                    "network_hw": list(prepared.layout.padded_hw),
-                    "grid_hw": list(grids.embedding.shape[2:]),
-                }
-            outbox.put(_Inferred(frames=frames, prepared=prepared, grids=grids))
+        return read
 
-    def _label(self, inbox: Channel[_Inferred], outbox: Channel[Result]) -> None:
+    def _infer(self, inbox: Junction[Frame], outbox: Channel[Future[_Inferred]]) -> None:
+        # a frame is taken when a thread is free for it, so that the newest one is
+        free = threading.Semaphore(self._workers)
+        with ThreadPoolExecutor(self._workers, thread_name_prefix="szn-infer") as pool:
+            for items in self._batches(inbox, free):
+                future = pool.submit(self._infer_batch, items)
+                future.add_done_callback(lambda _: free.release())
+                outbox.put(future)
+
+    def _batches(self, inbox: Junction[Frame], free: threading.Semaphore) -> Iterator[list[_Item]]:
+        """Frames to infer together, as soon as there is a thread for them."""
+        taken = [0] * len(self._lanes)
+        limit = self._config.limit
+        while True:
+            free.acquire()
+            items = inbox.take(self._config.batch)
+            wanted = []
+            for number, frame in items:
+                if limit is None or taken[number] < limit:
+                    wanted.append((number, frame))
+                    taken[number] += 1
+                if taken[number] == limit:
+                    inbox.cancel(number)
+            if not items:
+                return
+            for group, batch in enumerate(self._by_input_size(wanted)):
+                if group:
+                    free.acquire()
+                yield batch
+            if not wanted:
+                free.release()
+
+    def _by_input_size(self, items: list[_Item]) -> list[list[_Item]]:
+        """Split items so that each part has one network input size and no source is reordered."""
+        groups: list[tuple[tuple[int, int], list[_Item]]] = []
+        last_group: dict[int, int] = {}  # of each lane
+        for number, frame in items:
+            height, width = frame.image_bgr.shape[:2]
+            size = self._segmenter.layout((height, width)).padded_hw
+            first = last_group.get(number, 0)
+            at = next((i for i in range(first, len(groups)) if groups[i][0] == size), len(groups))
+            if at == len(groups):
+                groups.append((size, []))
+            groups[at][1].append((number, frame))
+            last_group[number] = at
+        return [group for _, group in groups]
+
+    def _infer_batch(self, items: list[_Item]) -> _Inferred:
+        images = [frame.image_bgr for _, frame in items]
+        with self._timer.measure("preprocess", frames=len(items)):
+            prepared = self._segmenter.preprocess(images)
+        with self._calls, self._timer.measure("network", frames=len(items)):
+            grids = self._segmenter.network(prepared)
+        if not self._sizes:
+            self._sizes = {
+                "frame_hw": list(prepared.layouts[0].frame_hw),
+                "network_hw": list(prepared.layouts[0].padded_hw),
+                "grid_hw": list(grids.embedding.shape[2:]),
+            }
+        return _Inferred(items=items, layouts=prepared.layouts, grids=grids)
+
+    def _label(
+        self, inbox: Channel[Future[_Inferred]], outbox: Channel[tuple[int, Result]]
+    ) -> None:
         config = self._config
-        for batch in inbox:
-            images = [frame.image_bgr for frame in batch.frames]
-            with self._timer.measure("sei", frames=len(images)):
-                segmentations = self._segmenter.label(batch.grids, batch.prepared, images)
-            for frame, segmentation in zip(batch.frames, segmentations, strict=True):
+        for future in inbox:
+            batch = future.result()
+            frames = [frame for _, frame in batch.items]
+            with self._timer.measure("sei", frames=len(frames)):
+                segmentations = self._segmenter.label(
+                    self._smoothed(batch), batch.layouts, [frame.image_bgr for frame in frames]
+                )
+            for (number, frame), segmentation in zip(batch.items, segmentations, strict=True):
                 overlay: NDArray[np.uint8] | None = None
-                if self._draws:
+                if self._draws[number]:
                     with self._timer.measure("overlay"):
                         overlay = segmentation.overlay(alpha=config.alpha, legend=config.legend)
-                outbox.put(Result(frame=frame, segmentation=segmentation, overlay=overlay))
+                result = Result(frame=frame, segmentation=segmentation, overlay=overlay)
+                outbox.put((number, result))
 
-    def _write(self, inbox: Channel[Result]) -> None:
-        for result in inbox:
-            if self._sinks:
+    def _smoothed(self, batch: _Inferred) -> Grids:
+        """The grids, mixed with those of the frames before of each source."""
+        if self._smooth is None:
+            return batch.grids
+        pairs = [
+            self._smooth(number, embedding, seenmask)
+            for (number, _), embedding, seenmask in zip(
+                batch.items, batch.grids.embedding, batch.grids.seenmask, strict=True
+            )
+        ]
+        embeddings, seenmasks = zip(*pairs, strict=True)
+        return Grids(embedding=np.stack(embeddings), seenmask=np.stack(seenmasks))
+
+    def _write(self, inbox: Channel[tuple[int, Result]]) -> None:
+        for number, result in inbox:
+            sinks = self._lanes[number].sinks
+            if sinks:
                 with self._timer.measure("encode"):
-                    for sink in self._sinks:
+                    for sink in sinks:
                         sink.write(result)
+            self._written[number] += 1
             self._timer.finish(result.frame.captured_at_s, time.perf_counter())
             if self._on_result is not None:
                 self._on_result(result)
-
-
-def _batches(frames: Channel[Frame], size: int, limit: int | None) -> Iterator[list[Frame]]:
-    """Up to `size` consecutive frames that are equally large, `limit` frames in all."""
-    batch: list[Frame] = []
-    for count, frame in enumerate(frames, 1):
-        if batch and frame.image_bgr.shape != batch[0].image_bgr.shape:
-            yield batch
-            batch = []
-        batch.append(frame)
-        if len(batch) == size or count == limit:
-            yield batch
-            batch = []
-        if count == limit:
-            return
-    if batch:
-        yield batch

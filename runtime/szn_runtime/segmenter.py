@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,11 @@ from numpy.typing import NDArray
 
 from szn_runtime.backends import Backend, Grids
 from szn_runtime.bundle import Bundle
-from szn_runtime.errors import BackendError, InputError
+from szn_runtime.errors import BackendError, InputError, LabelError
 from szn_runtime.labels import LabelSet, label_set, parse_labels
+from szn_runtime.manifest import Preprocess
 from szn_runtime.preprocess import Layout, Normaliser, check_frame, plan
-from szn_runtime.segmentation import Segmentation
+from szn_runtime.segmentation import UNKNOWN, Segmentation
 from szn_runtime.vocabulary import Vocabulary
 
 __all__ = ["Prepared", "Segmenter"]
@@ -27,20 +29,28 @@ class Prepared:
     """Frames as the network takes them.
 
     Args:
-        tensor: (N, 3, H, W) float32. It lies in a buffer of the segmenter, which the next call of
-            `Segmenter.preprocess` writes again.
-        layout: Of all N frames.
+        tensor: (N, 3, H, W) float32. It lies in a buffer of the calling thread, which its next call
+            of `Segmenter.preprocess` writes again.
+        layouts: Of each of the N frames; all are padded to H x W.
     """
 
     tensor: NDArray[np.float32]
-    layout: Layout
+    layouts: tuple[Layout, ...]
+
+
+class _Buffers(threading.local):
+    """What a thread writes network inputs with and into."""
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        self.normalise = Normaliser(preprocess)
+        self.tensor = np.empty((0, 3, 1, 1), np.float32)
 
 
 class Segmenter:
     """A loaded model and the labels it chooses among; a context manager.
 
-    Calls of `preprocess` and `network` share buffers and must come from one thread at a time;
-    `label` may run in another one meanwhile.
+    Threads may call it at the same time: each has its own buffers, and at most `backend.requests`
+    calls of `network` may run at a time.
 
     Args:
         bundle: The model.
@@ -50,6 +60,8 @@ class Segmenter:
         long_side: Pixels that a frame's longer side is resized to; None for the bundle's.
         seen_bias: Added to the seenmask's difference seen minus unseen: above 0, more pixels are
             taken for seen labels.
+        use_seenmask: False: the most similar of all labels, whatever the seenmask says.
+        unknown_below: Pixels whose cosine with their label is less become `UNKNOWN`; None: none.
 
     Raises:
         BundleError: If the bundle's labels are damaged.
@@ -70,6 +82,8 @@ class Segmenter:
         vocabulary: Vocabulary | None = None,
         long_side: int | None = None,
         seen_bias: float = 0.0,
+        use_seenmask: bool = True,
+        unknown_below: float | None = None,
     ) -> None:
         self.bundle = bundle
         self.backend = backend
@@ -78,22 +92,29 @@ class Segmenter:
         plan((1, 1), long_side=self.long_side, multiple=preprocess.multiple)  # refuses wrong sizes
         if not np.isfinite(seen_bias):
             raise InputError("seen bias is out of range", got=seen_bias, expected="a finite number")
+        if unknown_below is not None and not -1 <= unknown_below <= 1:
+            raise InputError(
+                "threshold of unknown pixels is out of range",
+                got=unknown_below,
+                expected="a cosine, -1 to 1",
+            )
         self.seen_bias = float(seen_bias)
+        self.use_seenmask = use_seenmask
+        self.unknown_below = unknown_below
         self._bundle_labels = bundle.label_set()
         if vocabulary is not None:
             self._check_dim("the vocabulary", vocabulary.dim)
         self._vocabulary = vocabulary
-        self._labels = self._bundle_labels
+        self._choose(self._bundle_labels)
         if labels is not None:
             self.with_labels(labels)
-        self._normalise = Normaliser(preprocess)
-        self._buffer = np.empty((0, 3, 1, 1), np.float32)
+        self._buffers = _Buffers(preprocess)
         self._closed = False
 
     @property
     def labels(self) -> LabelSet:
         """What pixels are labelled with."""
-        return self._labels
+        return self._chosen[0]
 
     def with_labels(self, labels: str | Path | Sequence[str] | LabelSet) -> None:
         """Choose among other labels from the next frame on.
@@ -116,7 +137,20 @@ class Segmenter:
                 names, bundle_labels=self._bundle_labels, vocabulary=self._words_for(names)
             )
         self._check_dim("the label embedding", chosen.dim)
-        self._labels = chosen
+        self._choose(chosen)
+
+    def _choose(self, labels: LabelSet) -> None:
+        """Take labels into use, with the name of unknown pixels where there can be some."""
+        names, seen = labels.names, labels.seen
+        if self.unknown_below is not None:
+            if UNKNOWN in names:
+                raise LabelError(
+                    f"label {UNKNOWN!r} is the name of pixels below the threshold",
+                    fix="rename the label, or set no threshold",
+                )
+            names, seen = (*names, UNKNOWN), np.append(seen, False)
+        # one object, so that a thread that labels sees all of the change or nothing
+        self._chosen = (labels, names, seen)
 
     def _check_dim(self, what: str, dim: int) -> None:
         if dim != self.bundle.manifest.dim:
@@ -140,34 +174,35 @@ class Segmenter:
         return plan(frame_hw, long_side=self.long_side, multiple=multiple)
 
     def preprocess(self, frames: Sequence[NDArray[np.uint8]]) -> Prepared:
-        """Resize, normalise and pad frames into the segmenter's buffer.
+        """Resize, normalise and pad frames into a buffer of the calling thread.
 
         Args:
-            frames: N frames of one size, each (H, W, 3) uint8 BGR.
+            frames: N frames, each (H, W, 3) uint8 BGR; their sizes may differ as long as the padded
+                network input (see `layout`) is the same.
 
         Returns:
-            Valid until the next call: the buffer is used again.
+            Valid until the thread's next call: the buffer is used again.
 
         Raises:
-            InputError: If there is no frame, or one is no colour image or of another size.
+            InputError: If there is no frame, one is no colour image, or they do not fit together.
         """
         if not len(frames):
             raise InputError("there is no frame", expected="at least one")
-        sizes = {check_frame(frame).shape[:2] for frame in frames}
-        if len(sizes) > 1:
+        layouts = tuple(self.layout(check_frame(frame).shape[:2]) for frame in frames)
+        if len({layout.padded_hw for layout in layouts}) > 1:
             raise InputError(
                 "frames of one batch differ in size",
-                got=sorted(sizes),
+                got=sorted({layout.frame_hw for layout in layouts}),
                 fix="pass frames of each size apart",
             )
-        layout = self.layout(sizes.pop())
-        shape = (len(frames), 3, *layout.padded_hw)
-        if self._buffer.shape[1:] != shape[1:] or len(self._buffer) < len(frames):
-            self._buffer = np.empty(shape, np.float32)
-        tensor = self._buffer[: len(frames)]
-        for frame, out in zip(frames, tensor, strict=True):
-            self._normalise(frame, layout, out)
-        return Prepared(tensor=tensor, layout=layout)
+        buffers = self._buffers
+        shape = (len(frames), 3, *layouts[0].padded_hw)
+        if buffers.tensor.shape[1:] != shape[1:] or len(buffers.tensor) < len(frames):
+            buffers.tensor = np.empty(shape, np.float32)
+        tensor = buffers.tensor[: len(frames)]
+        for frame, layout, out in zip(frames, layouts, tensor, strict=True):
+            buffers.normalise(frame, layout, out)
+        return Prepared(tensor=tensor, layouts=layouts)
 
     def network(self, prepared: Prepared) -> Grids:
         """Run the network.
@@ -188,13 +223,13 @@ class Segmenter:
         return grids
 
     def label(
-        self, grids: Grids, prepared: Prepared, frames: Sequence[NDArray[np.uint8]]
+        self, grids: Grids, layouts: Sequence[Layout], frames: Sequence[NDArray[np.uint8]]
     ) -> list[Segmentation]:
         """Seenmask embedding inference on the grids, at the frames' own pixels.
 
         Args:
             grids: From `network`.
-            prepared: From `preprocess`; only its layout is used.
+            layouts: From `preprocess`.
             frames: The same N frames, kept by the results.
 
         Returns:
@@ -203,28 +238,46 @@ class Segmenter:
         Raises:
             InputError: If grids and frames do not fit together.
         """
+        from szn_runtime.confidence import label_cosines, mark_unknown
         from szn_runtime.sei import segment_grid
 
-        labels = self._labels  # one set for the whole batch, whatever another thread does
-        layout = prepared.layout
-        geometry = layout.grid_geometry(self.bundle.manifest.grid_geometry)
-        if len(frames) != len(grids.embedding):
+        chosen = self._chosen  # one set for the whole batch, whatever another thread does
+        if not len(frames) == len(layouts) == len(grids.embedding):
             raise InputError(
                 "grids and frames differ in number",
                 got=f"{len(grids.embedding)} and {len(frames)}",
             )
         results = []
-        for frame, embedding, seenmask in zip(frames, grids.embedding, grids.seenmask, strict=True):
+        for frame, layout, embedding, seenmask in zip(
+            frames, layouts, grids.embedding, grids.seenmask, strict=True
+        ):
+            geometry = layout.grid_geometry(self.bundle.manifest.grid_geometry)
             label_map, seen = segment_grid(
                 embedding,
-                seenmask,
-                labels,
+                seenmask if self.use_seenmask else None,
+                chosen[0],
                 geometry=geometry,
                 size_hw=layout.frame_hw,
                 seen_bias=self.seen_bias,
             )
+            cosines = None
+            if self.unknown_below is not None:
+                cosines = label_cosines(embedding, label_map, chosen[0], geometry=geometry)
+                label_map = mark_unknown(
+                    label_map, cosines, below=self.unknown_below, count=len(chosen[0])
+                )
             results.append(
-                Segmentation(labels=label_map, label_set=labels, seenmask=seen, image_bgr=frame)
+                Segmentation(
+                    labels=label_map,
+                    names=chosen[1],
+                    seen=chosen[2],
+                    label_set=chosen[0],
+                    seenmask=seen,
+                    image_bgr=frame,
+                    embedding=embedding,
+                    geometry=geometry,
+                    cosines=cosines,
+                )
             )
         return results
 
@@ -239,7 +292,7 @@ class Segmenter:
             BackendError: If the network fails.
         """
         prepared = self.preprocess(images)
-        return self.label(self.network(prepared), prepared, images)
+        return self.label(self.network(prepared), prepared.layouts, images)
 
     def __call__(self, image_bgr: NDArray[np.uint8]) -> Segmentation:
         """Segment one frame.
@@ -259,9 +312,12 @@ class Segmenter:
         Args:
             frame_hw: Size of the frames to come, if it is known: the network runs once.
         """
-        from szn_runtime.sei import warm_up
+        from szn_runtime import confidence, sei
 
-        warm_up(self.bundle.manifest.dim)
+        dim = self.bundle.manifest.dim
+        sei.warm_up(dim, count=len(self.labels))
+        if self.unknown_below is not None:
+            confidence.warm_up(dim)
         if frame_hw is not None:
             self(np.zeros((*frame_hw, 3), np.uint8))
 

@@ -70,7 +70,7 @@ def segment_grid(
         InputError: If an array has the wrong shape or type or is not finite, or pixels lie more
             than a stride outside the grid.
     """
-    from szn_runtime._sei_kernels import label_grid
+    from szn_runtime._sei_kernels import BAD_EMBEDDING, label_grid
 
     height, width = size_hw
     if height < 1 or width < 1:
@@ -78,72 +78,74 @@ def segment_grid(
     if not math.isfinite(seen_bias):
         raise InputError("seen_bias is not finite", got=seen_bias)
     _check_grid("embedding", embedding, channels=labels.dim)
-    h, w = embedding.shape[1:]
-    y_first, y_start, y_weight = _cells("rows", h, height, 0, geometry)
-    x_first, x_start, x_weight = _cells("columns", w, width, 1, geometry)
-
-    seen_ids = np.flatnonzero(labels.seen).astype(np.int32)
-    masked = seenmask is not None and 0 < seen_ids.size < len(labels)
+    _check_cover("rows", embedding.shape[1], height, 0, geometry)
+    _check_cover("columns", embedding.shape[2], width, 1, geometry)
     if seenmask is not None:
         _check_grid("seenmask", seenmask, channels=2)
-        if seenmask.shape[1:] != (h, w):
+        if seenmask.shape[1:] != embedding.shape[1:]:
             raise InputError(
                 "seenmask and embedding differ in size",
                 got=f"{seenmask.shape[1:]}",
-                expected=f"{(h, w)}",
+                expected=f"{embedding.shape[1:]}",
             )
-    if masked and seenmask is not None:
-        unseen_ids = np.flatnonzero(~labels.seen).astype(np.int32)
-        difference = seenmask[1].astype(np.float64) - seenmask[0] + seen_bias  # (h, w)
-    else:
-        seen_ids = np.arange(len(labels), dtype=np.int32)
-        unseen_ids = np.empty(0, np.int32)
-        difference = np.zeros((h, w))
     label_map, seen_map = _outputs(out, (height, width), label_dtype(len(labels)))
-    largest = float(np.abs(embedding).max())
-    label_grid(
-        np.ascontiguousarray(embedding),
-        math.ldexp(1.0, -math.frexp(largest)[1]),
-        difference,
-        masked,
-        labels.embeddings,
-        seen_ids,
-        unseen_ids,
-        labels.seen,
-        y_first,
-        y_start,
-        y_weight,
-        x_first,
-        x_start,
-        x_weight,
-        _TILE_CELLS,
-        _BLOCK_LABELS,
-        _FILTER_FROM,
-        label_map,
-        seen_map,
+    status = label_grid(
+        *_arguments(embedding, seenmask, labels, geometry, seen_bias), label_map, seen_map
     )
+    if status != 0:
+        name = "embedding" if status == BAD_EMBEDDING else "seenmask"
+        raise InputError(f"{name} holds numbers that are not finite")
     return label_map, seen_map
 
 
-def warm_up(dim: int) -> None:
+def warm_up(dim: int, count: int = 1) -> None:
     """Compile the kernels, or load them from the cache on disk, before the first frame.
 
     Args:
         dim: Length j of an embedding; its value does not matter to the kernels.
+        count: Number of labels K to segment with, which sets the type of the label map.
     """
+    from szn_runtime._sei_kernels import label_grid
+
     rows = np.eye(3, dim, dtype=np.float32) + np.float32(1)
     labels = LabelSet(names=("a", "b", "c"), embeddings=rows, seen=np.array([True, True, False]))
-    segment_grid(
-        np.ones((dim, 2, 2), np.float32),
-        np.zeros((2, 2, 2), np.float32),
-        labels,
-        geometry=GridGeometry.square(4, 1.5),
-        size_hw=(8, 8),
+    grids = np.ones((dim, 2, 2), np.float32), np.zeros((2, 2, 2), np.float32)
+    label_map, seen_map = np.empty((8, 8), label_dtype(count)), np.empty((8, 8), np.bool_)
+    geometry = GridGeometry.square(4, 1.5)
+    label_grid(*_arguments(*grids, labels, geometry, 0.0), label_map, seen_map)
+
+
+def _arguments(
+    embedding: NDArray[np.float32],
+    seenmask: NDArray[np.float32] | None,
+    labels: LabelSet,
+    geometry: GridGeometry,
+    seen_bias: float,
+) -> tuple[Any, ...]:
+    """Arguments of `label_grid` but the outputs, always of the same types: others would compile."""
+    (stride_y, stride_x), (offset_y, offset_x) = geometry.stride_yx, geometry.offset_yx
+    return (
+        _plain_array(embedding),
+        np.zeros((2, 1, 1), np.float32) if seenmask is None else _plain_array(seenmask),
+        seenmask is not None,
+        float(seen_bias),
+        labels.embeddings,
+        labels.seen,
+        (float(stride_y), float(stride_x)),
+        (float(offset_y), float(offset_x)),
+        _TILE_CELLS,
+        _BLOCK_LABELS,
+        _FILTER_FROM,
     )
 
 
+def _plain_array(grid: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The grid, or a copy if it is read-only or not contiguous."""
+    return grid if grid.flags.carray else grid.copy()
+
+
 def _check_grid(name: str, grid: NDArray[np.float32], *, channels: int) -> None:
-    """Refuse a grid of another type, rank or number of channels, and numbers not finite."""
+    """Refuse a grid of another type, rank or number of channels."""
     if not isinstance(grid, np.ndarray) or grid.dtype != np.float32 or grid.ndim != 3:
         got = f"{grid.dtype} {grid.shape}" if isinstance(grid, np.ndarray) else type(grid).__name__
         raise InputError(f"{name} is no grid", got=got, expected="float32 (channels, h, w)")
@@ -151,35 +153,19 @@ def _check_grid(name: str, grid: NDArray[np.float32], *, channels: int) -> None:
         raise InputError(
             f"{name} has another shape", got=grid.shape, expected=f"({channels}, h, w), h, w >= 1"
         )
-    if not np.isfinite(grid).all():
-        raise InputError(f"{name} holds numbers that are not finite")
 
 
-def _cells(
-    name: str, nodes: int, pixels: int, axis: int, geometry: GridGeometry
-) -> tuple[int, NDArray[np.int64], NDArray[np.float32]]:
-    """Where the pixels of one axis fall between its nodes.
-
-    Cell i lies between nodes i and i + 1; cells -1 and `nodes - 1` have their one node twice.
-
-    Returns:
-        The first cell with pixels; (cells + 1,) the first pixel of each cell, then the end; and
-        (2, pixels) the weights of both nodes.
-    """
-    at = (np.arange(pixels) - geometry.offset_yx[axis]) / geometry.stride_yx[axis]
-    if at[0] < -_REACH or at[-1] > nodes - 1 + _REACH:
+def _check_cover(name: str, nodes: int, pixels: int, axis: int, geometry: GridGeometry) -> None:
+    """Refuse pixels along one axis that lie more than a stride outside the nodes."""
+    first = -geometry.offset_yx[axis] / geometry.stride_yx[axis]
+    last = (pixels - 1 - geometry.offset_yx[axis]) / geometry.stride_yx[axis]
+    if first < -_REACH or last > nodes - 1 + _REACH:
         raise InputError(
             f"the grid does not cover the {name} of the frame",
-            got=f"pixels from {at[0]:.2f} to {at[-1]:.2f} of {nodes} nodes",
+            got=f"pixels from {first:.2f} to {last:.2f} of {nodes} nodes",
             expected=f"-1 to {nodes}: at most a stride outside",
             fix="check stride, offset and frame size",
         )
-    cell = np.clip(np.floor(at), -1, nodes - 1).astype(np.int64)
-    part = at - cell
-    weight = np.stack([1 - part, part]).astype(np.float32)  # (2, pixels)
-    first = int(cell[0])
-    start = np.searchsorted(cell, np.arange(first, cell[-1] + 2)).astype(np.int64)
-    return first, start, weight
 
 
 def _outputs(

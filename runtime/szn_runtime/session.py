@@ -15,21 +15,17 @@ from rich.table import Table
 
 from szn_runtime._stopping import stopping
 from szn_runtime.latency import LatencyReport
-from szn_runtime.pipeline import Pipeline, PipelineConfig
+from szn_runtime.pipeline import Lane, Pipeline, PipelineConfig
 from szn_runtime.segmenter import Segmenter
 from szn_runtime.sinks.base import Result, Sink, cannot_write
-from szn_runtime.sources.base import Source
 
 __all__ = ["ShareTotals", "run_session"]
 
 _MOST_ROWS = 20
 
 
-class ShareTotals(Sink):
+class ShareTotals:
     """Keeps the mean share of every label, for printing."""
-
-    wants_overlay: bool = False
-    path: Path | None = None
 
     def __init__(self) -> None:
         self._frames = 0
@@ -38,12 +34,12 @@ class ShareTotals(Sink):
 
     def write(self, result: Result) -> None:
         """Add the shares of a frame."""
-        label_set = result.segmentation.label_set
-        if not self._seen:
-            self._seen = dict(zip(label_set.names, label_set.seen.tolist(), strict=True))
+        segmentation = result.segmentation
         self._frames += 1
-        for name, share in result.segmentation.shares.items():
+        for row, share in segmentation.present:
+            name = segmentation.names[row]
             self._sums[name] = self._sums.get(name, 0.0) + share
+            self._seen[name] = bool(segmentation.seen[row])
 
     def table(self) -> Table:
         """Labels and shares, largest first."""
@@ -60,9 +56,8 @@ class ShareTotals(Sink):
 
 
 def run_session(
-    source: Source,
+    lanes: Sequence[Lane],
     segmenter: Segmenter,
-    sinks: Sequence[Sink],
     *,
     config: PipelineConfig,
     report_file: Path | None = None,
@@ -72,9 +67,8 @@ def run_session(
     """Run a pipeline with a progress bar, then print the report.
 
     Args:
-        source: Read and closed.
+        lanes: Sources, read and closed; their sinks, filled and closed.
         segmenter: Stays open.
-        sinks: Filled and closed.
         config: How frames flow.
         report_file: Where to write the report as JSON, None for nowhere.
         stop: Set from anywhere to end the run.
@@ -87,9 +81,12 @@ def run_session(
         Exception: What `Pipeline.run` raises, after the report of what came before was printed.
     """
     console = Console()
-    totals = [ShareTotals()] if show_shares else []
+    totals = ShareTotals() if show_shares else None
     stop = stop or threading.Event()
-    expected = _fewest(source.frame_count, config.limit)
+    counts = [_fewest(lane.source.frame_count, config.limit) for lane in lanes]
+    known = [count for count in counts if count is not None]
+    expected = sum(known) if len(known) == len(counts) else None
+    name = ", ".join(lane.source.name for lane in lanes)
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -100,15 +97,15 @@ def run_session(
         transient=True,
         disable=expected == 1 or not Console(stderr=True).is_terminal,
     )
-    task = progress.add_task(escape(source.name), total=expected, rate="")
+    task = progress.add_task(escape(name), total=expected, rate="")
 
-    def advance(_: Result) -> None:
+    def advance(result: Result) -> None:
+        if totals is not None:
+            totals.write(result)
         speed = progress.tasks[0].speed
         progress.update(task, advance=1, rate=f"{speed:.1f} fps" if speed else "")
 
-    pipeline = Pipeline(
-        source, segmenter, [*sinks, *totals], config=config, on_result=advance, stop=stop
-    )
+    pipeline = Pipeline(lanes, segmenter, config=config, on_result=advance, stop=stop)
     failure: BaseException | None = None
     with stopping(stop.set) as interruption:
         try:
@@ -118,6 +115,7 @@ def run_session(
             failure = error
             raise
         finally:
+            sinks = [sink for lane in lanes for sink in lane.sinks]
             _conclude(console, pipeline.report(), sinks, totals, report_file, failure)
     if interruption.signal_number is not None:
         console.print("[yellow]stopped; the outputs are complete up to here[/yellow]")
@@ -128,15 +126,16 @@ def _conclude(
     console: Console,
     report: LatencyReport,
     sinks: Sequence[Sink],
-    totals: Sequence[ShareTotals],
+    totals: ShareTotals | None,
     report_file: Path | None,
     failure: BaseException | None,
 ) -> None:
     """Print and write what is known at the end, without hiding the error that led there."""
-    written = [str(sink.path) for sink in sinks if sink.path is not None] if report.frames else []
+    paths = [str(sink.path) for sink in sinks if sink.path is not None] if report.frames else []
+    written = list(dict.fromkeys(paths))  # several sources may share a file
     if report.frames:
-        for total in totals:
-            console.print(total.table())
+        if totals is not None:
+            console.print(totals.table())
         console.print(report.table())
     if report_file is not None:
         document: dict[str, Any] = {**report.to_json(), "outputs": written}

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 
 from szn_runtime.backends.fake import FakeBackend
 from szn_runtime.bundle import Artefact, Manifest, Preprocess, write_bundle
+from szn_runtime.geometry import GridGeometry
 from szn_runtime.labels import LabelSet
+from szn_runtime.segmentation import Segmentation
 from szn_runtime.vocabulary import Projection, Vocabulary
 
 DIM = 6
@@ -236,8 +238,22 @@ def zipped(folder: Path, inside: str = "") -> Path:
     return path
 
 
-def fake_backend(
-    *, dim: int = DIM, stride: int = STRIDE, delay_s: float = 0.0, fail_at: int | None = None
-) -> FakeBackend:
-    """The tiny network without a library."""
-    return FakeBackend(dim=dim, stride=stride, delay_s=delay_s, fail_at=fail_at)
+def fake_backend(*, dim: int = DIM, stride: int = STRIDE, **options: Any) -> FakeBackend:
+    """The tiny network without a library; `options` are those of `FakeBackend`."""
+    return FakeBackend(dim=dim, stride=stride, **options)
+
+
+def segmentation(labels: NDArray[np.integer], **changes: Any) -> Segmentation:
+    """A result with this label map (H, W) on a black frame of one node."""
+    label_set = changes.pop("label_set", None) or colour_labels()
+    values: dict[str, Any] = {
+        "labels": labels,
+        "names": label_set.names,
+        "seen": label_set.seen,
+        "label_set": label_set,
+        "seenmask": np.ones(labels.shape, np.bool_),
+        "image_bgr": np.zeros((*labels.shape, 3), np.uint8),
+        "embedding": np.ones((label_set.dim, 1, 1), np.float32),
+        "geometry": GridGeometry.square(1000, 0),
+    }
+    return Segmentation(**{**values, **changes})

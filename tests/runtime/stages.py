@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from szn_runtime.errors import SinkError, SourceError
+from szn_runtime.pipeline import Lane, Pipeline
+from szn_runtime.segmenter import Segmenter
 from szn_runtime.sinks import Result, Sink
 from szn_runtime.sources import Frame, Source
 from tests.runtime.clips import ramp_frame
@@ -20,17 +23,18 @@ class Stub(Source):
     time_base: Fraction | None = None
     frame_rate: Fraction | None = Fraction(25)
     paths: tuple[Path, ...] = ()
-    name = "stub"
 
     def __init__(
         self,
         frames: int = 10,
         *,
+        name: str = "stub",
         live: bool = False,
         pace_s: float = 0.0,
         fail_at: int | None = None,
         size_hw: Callable[[int], tuple[int, int]] = lambda _: (48, 64),
     ) -> None:
+        self.name = name
         self.frame_count: int | None = frames
         self.live = live
         self._frames, self._pace_s, self._fail_at, self._size_hw = frames, pace_s, fail_at, size_hw
@@ -49,7 +53,8 @@ class Stub(Source):
                 timestamp_s=None,
                 captured_at_s=time.perf_counter(),
                 decode_ms=0.1,
-                name=f"stub_{index:06d}",
+                name=f"{self.name}_{index:06d}",
+                source=self.name,
             )
 
     def close(self) -> None:
@@ -88,3 +93,10 @@ class Collect(Sink):
         self.closed += 1
         if self._fail_closing:
             raise SinkError("closing fails")
+
+
+def pipeline_of(
+    source: Source, segmenter: Segmenter, sinks: Sequence[Sink] = (), **options: Any
+) -> Pipeline:
+    """A pipeline of one source."""
+    return Pipeline([Lane(source=source, sinks=sinks)], segmenter, **options)

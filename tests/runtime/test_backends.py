@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from szn_runtime.backends import BACKENDS, Backend, Grids, open_backend
+from szn_runtime.backends import BACKENDS, Backend, BackendOptions, Grids, open_backend
 from szn_runtime.backends.fake import FakeBackend
 from szn_runtime.backends.onnxrt import OnnxRuntimeBackend
 from szn_runtime.bundle import Bundle
-from szn_runtime.errors import BackendError, BundleError, MissingDependencyError
+from szn_runtime.errors import BackendError, BundleError, MissingDependencyError, UsageError
 from tests.runtime import catalogue
 
 
@@ -30,7 +31,8 @@ def bundle(tmp_path: Path) -> Bundle:
     return Bundle.open(catalogue.tiny_bundle(tmp_path / "tiny"))
 
 
-@pytest.fixture(params=sorted(BACKENDS))
+# TensorRT needs a GPU: test_tensorrt.py drives it with a stand-in
+@pytest.fixture(params=sorted(set(BACKENDS) - {"tensorrt"}))
 def backend(request: pytest.FixtureRequest, bundle: Bundle) -> Backend:
     return open_backend(request.param, bundle)
 
@@ -99,7 +101,11 @@ class TestEveryBackend:
         assert backend.name in BACKENDS
         assert backend.precision == "fp32"
         assert backend.threads >= 1
-        expected = {"onnxruntime": "CPUExecutionProvider", "fake": "numpy"}
+        expected = {
+            "onnxruntime": "CPUExecutionProvider",
+            "openvino": "OpenVINO CPU",
+            "fake": "numpy",
+        }
         assert backend.provider == expected[backend.name]
 
 
@@ -108,7 +114,8 @@ class TestEveryBackend:
 )
 def test_the_fake_is_the_tiny_model(dim: int, stride: int, h: int, w: int, seed: int) -> None:
     model = catalogue.onnx_model(dim=dim, stride=stride)
-    real = OnnxRuntimeBackend(model, catalogue.manifest(dim=dim, stride=stride), threads=1)
+    options = BackendOptions(threads=1)
+    real = OnnxRuntimeBackend(model, catalogue.manifest(dim=dim, stride=stride), options)
     batch = frames(2, h * stride, w * stride, seed)
     expected = real.infer(batch)
     found = FakeBackend(dim=dim, stride=stride).infer(batch)
@@ -117,12 +124,12 @@ def test_the_fake_is_the_tiny_model(dim: int, stride: int, h: int, w: int, seed:
 
 
 def test_backends_that_do_not_exist(bundle: Bundle) -> None:
-    with pytest.raises(BackendError, match="no backend 'tpu': expected one of fake, onnx"):
+    with pytest.raises(BackendError, match="no backend 'tpu': expected one of auto, fake, onnx"):
         open_backend("tpu", bundle)
     with pytest.raises(BundleError, match="no onnx model in int8"):
-        open_backend("onnxruntime", bundle, precision="int8")
-    with pytest.raises(BackendError, match="one thread and fp32: got 4 threads, fp32"):
-        open_backend("fake", bundle, threads=4)
+        open_backend("onnxruntime", bundle, BackendOptions(precision="int8"))
+    with pytest.raises(BackendError, match="one thread and fp32: got 4 threads, auto"):
+        open_backend("fake", bundle, BackendOptions(threads=4))
 
 
 def test_the_fake_can_fail_and_be_slow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,35 +149,118 @@ def test_the_fake_can_fail_and_be_slow(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_threads(bundle: Bundle) -> None:
     usable = len(os.sched_getaffinity(0))
     assert open_backend("onnxruntime", bundle).threads == usable
-    assert open_backend("onnxruntime", bundle, threads=1).threads == 1
-    for wrong in (0, -1, 100_000):
-        with pytest.raises(BackendError, match=f"threads is out of range: got {wrong}"):
-            open_backend("onnxruntime", bundle, threads=wrong)
+    options = BackendOptions(threads=3, hint="throughput")
+    for name in ("onnxruntime", "openvino"):
+        alone = open_backend(name, bundle, BackendOptions(threads=1))
+        assert (alone.threads, alone.requests) == (1, 1)
+    several = open_backend("onnxruntime", bundle, options)
+    assert (several.threads, several.requests) == (3, 3)
 
 
-def test_a_provider_that_is_not_there() -> None:
-    with pytest.raises(BackendError, match=r"has no CUDAExecutionProvider: got .*CPU.*szn\[gpu\]"):
-        OnnxRuntimeBackend(
-            catalogue.onnx_model(), catalogue.manifest(), provider="CUDAExecutionProvider"
-        )
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_calls_at_the_same_time_do_not_mix(name: str, bundle: Bundle) -> None:
+    options = BackendOptions(threads=2, hint="throughput")
+    batches = [frames(1 + i % 2, 8 * (1 + i % 3), 24, seed=i) for i in range(24)]
+    with open_backend(name, bundle, options) as backend:
+        expected = [backend.infer(batch) for batch in batches]
+        with ThreadPoolExecutor(backend.requests) as pool:
+            found = list(pool.map(backend.infer, batches))
+    assert backend.requests >= 1
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a.embedding, b.embedding)
+        np.testing.assert_array_equal(a.seenmask, b.seenmask)
 
 
-def test_a_provider_that_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({"precision": "fp8"}, "unknown precision: got fp8, expected one of auto, fp32, fp16"),
+        ({"hint": "fast"}, "unknown hint: got fast, expected latency or throughput"),
+        ({"threads": 0}, "threads is out of range: got 0, expected 1 to 1024"),
+        ({"threads": 100_000}, "threads is out of range: got 100000"),
+        ({"device": "npu"}, "unknown device: got npu"),
+        ({"device": "gpu:x"}, "unknown device: got gpu:x"),
+    ],
+)
+def test_options_out_of_range(values: dict[str, Any], match: str) -> None:
+    with pytest.raises(UsageError, match=match):
+        BackendOptions(**values)
+
+
+def test_devices() -> None:
+    second = BackendOptions(device="gpu:1")
+    assert (second.device_kind, second.device_index) == ("gpu", 1)
+    assert (BackendOptions().device_kind, BackendOptions().device_index) == ("auto", 0)
+
+
+def onnxruntime_on(device: str, *, allow_fallback: bool = False) -> OnnxRuntimeBackend:
+    options = BackendOptions(device=device, allow_fallback=allow_fallback)
+    return OnnxRuntimeBackend(catalogue.onnx_model(), catalogue.manifest(), options)
+
+
+@pytest.mark.parametrize(("device", "name"), [("gpu", "CUDA"), ("tensorrt", "Tensorrt")])
+def test_a_provider_that_is_not_there(device: str, name: str) -> None:
+    with pytest.raises(BackendError, match=rf"has no {name}Exec.*: got .*CPU.*szn\[gpu\]"):
+        onnxruntime_on(device)
+    found = onnxruntime_on(device, allow_fallback=True)
+    assert (found.provider, found.device) == ("CPUExecutionProvider", "cpu")
+
+
+@pytest.fixture
+def listed_cuda(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """A wheel with CUDA lists its providers, and falls back where there is no GPU."""
     import onnxruntime as ort
 
-    # a wheel with CUDA lists the provider, and falls back where there is no GPU
-    listed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    listed = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(ort, "get_available_providers", lambda: listed)
-    session = ort.InferenceSession
+    session, asked = ort.InferenceSession, []
 
-    def open_on_the_cpu(model: bytes, options: Any, providers: list[str]) -> Any:
-        return session(model, options, providers=["CPUExecutionProvider"])
+    def open_on_the_cpu(model: bytes, options: Any, providers: list[Any]) -> Any:
+        key = "session.disable_cpu_ep_fallback"
+        try:
+            strict = options.get_session_config_entry(key) == "1"
+        except RuntimeError:
+            strict = False
+        asked.append({"providers": providers, "strict": strict})
+        return session(model, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(ort, "InferenceSession", open_on_the_cpu)
-    with pytest.raises(BackendError, match=r"fell back to another .*got CPU.*expected CUDA"):
-        OnnxRuntimeBackend(
-            catalogue.onnx_model(), catalogue.manifest(), provider="CUDAExecutionProvider"
-        )
+    return asked
+
+
+def test_a_provider_that_falls_back(listed_cuda: list[dict[str, Any]]) -> None:
+    for device, name in (("gpu", "CUDA"), ("tensorrt", "Tensorrt")):
+        with pytest.raises(BackendError, match=rf"fell back .*got CPU.*expected {name}.*--allow-f"):
+            onnxruntime_on(device)
+        assert onnxruntime_on(device, allow_fallback=True).provider == "CPUExecutionProvider"
+    # where no device was named the CPU is an answer, and it is reported
+    auto = onnxruntime_on("auto")
+    assert (auto.provider, auto.device) == ("CPUExecutionProvider", "cpu")
+    assert onnxruntime_on("cpu").provider == "CPUExecutionProvider"
+    assert [each["strict"] for each in listed_cuda] == [True, False, True, False, False, False]
+    chains = [
+        [p if isinstance(p, str) else p[0] for p in each["providers"]] for each in listed_cuda
+    ]
+    cuda, tensorrt, cpu = (
+        "CUDAExecutionProvider",
+        "TensorrtExecutionProvider",
+        "CPUExecutionProvider",
+    )
+    assert chains == [
+        *([[cuda, cpu]] * 2),
+        *([[tensorrt, cuda, cpu]] * 2),
+        [cuda, cpu],
+        [cpu],
+    ]
+
+
+def test_the_number_of_a_gpu_and_the_engine_cache(listed_cuda: list[dict[str, Any]]) -> None:
+    onnxruntime_on("gpu:1", allow_fallback=True)
+    assert listed_cuda[-1]["providers"][0] == ("CUDAExecutionProvider", {"device_id": "1"})
+    onnxruntime_on("tensorrt", allow_fallback=True)
+    settings = listed_cuda[-1]["providers"][0][1]
+    assert settings["trt_engine_cache_enable"] == "1"
+    assert settings["trt_engine_cache_path"].endswith("onnxruntime-tensorrt")
 
 
 @pytest.mark.parametrize(

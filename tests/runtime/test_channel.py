@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from szn_runtime.channel import Cancelled, Channel
+from szn_runtime.channel import Cancelled, Channel, Junction
 from szn_runtime.errors import InputError
 
 PATIENCE_S = 10.0
@@ -82,3 +82,75 @@ def test_closing_frees_a_waiting_reader() -> None:
 def test_a_channel_without_room_is_refused() -> None:
     with pytest.raises(InputError, match="channel has no room: got 0"):
         Channel(0)
+
+
+def test_what_is_never_taken_of_the_newest_is_counted() -> None:
+    dropped: list[None] = []
+    channel: Channel[int] = Channel(1, newest=True, on_drop=lambda: dropped.append(None))
+    channel.put(0)
+    channel.cancel()
+    with pytest.raises(Cancelled):
+        channel.put(1)
+    assert len(dropped) == 2
+    patient: Channel[int] = Channel(2, on_drop=lambda: dropped.append(None))
+    patient.put(0)
+    patient.cancel()
+    with pytest.raises(Cancelled):
+        patient.put(1)
+    assert len(dropped) == 2
+
+
+def junction_of(*newest: bool) -> tuple[list[Channel[str]], Junction[str]]:
+    changed = threading.Condition()
+    channels: list[Channel[str]] = [
+        Channel(1 if each else 4, newest=each, changed=changed) for each in newest
+    ]
+    return channels, Junction(channels, changed)
+
+
+class TestJunction:
+    def test_channels_take_turns(self) -> None:
+        (a, b), junction = junction_of(False, False)
+        for item in ("a0", "a1", "a2"):
+            a.put(item)
+        b.put("b0")
+        assert junction.take(3) == [(0, "a0"), (1, "b0"), (0, "a1")]
+        b.put("b1")
+        assert junction.take(1) == [(1, "b1")]
+        assert junction.take(1) == [(0, "a2")]
+
+    def test_a_batch_is_full_or_the_last(self) -> None:
+        (a, b), junction = junction_of(False, False)
+        a.put("a0")
+        a.close()
+        taken: list[list[tuple[int, str]]] = []
+        reader = threading.Thread(target=lambda: taken.append(junction.take(3)))
+        reader.start()
+        reader.join(0.05)
+        assert reader.is_alive()  # b may still give more
+        b.put("b0")
+        b.close()
+        reader.join(PATIENCE_S)
+        assert taken == [[(0, "a0"), (1, "b0")]]
+        assert junction.take(3) == []
+
+    def test_a_live_item_waits_for_nobody(self) -> None:
+        (live, file), junction = junction_of(True, False)
+        file.put("f0")
+        live.put("l0")
+        live.put("l1")
+        assert junction.take(4) == [(0, "l1"), (1, "f0")]
+        live.close()
+        file.close()
+        assert junction.take(4) == []
+
+    def test_giving_up(self) -> None:
+        (a, b), junction = junction_of(False, False)
+        junction.cancel(0)
+        with pytest.raises(Cancelled):
+            a.put("a0")
+        b.put("b0")
+        junction.cancel()
+        with pytest.raises(Cancelled):
+            b.put("b1")
+        assert junction.take(1) == []

@@ -11,10 +11,10 @@ import pytest
 import szn_runtime
 
 PUBLIC = """
-Artefact Backend BackendError Bundle BundleError GridGeometry Grids InputError LabelError LabelSet
-Manifest MissingDependencyError Preprocess Projection Segmentation Segmenter SinkError SourceError
-SznError UsageError Vocabulary __version__ default_bundle_path label_set load open_backend
-parse_labels segment_grid write_bundle
+Artefact Backend BackendError BackendOptions Bundle BundleError Choice GridGeometry Grids InputError
+LabelError LabelSet Manifest MissingDependencyError Preprocess Projection Region Segmentation
+Segmenter SinkError SourceError SznError UsageError Vocabulary __version__ choose_backend
+default_bundle_path label_set load open_backend parse_labels segment_grid write_bundle
 """
 
 

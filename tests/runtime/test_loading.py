@@ -7,7 +7,7 @@ import pytest
 
 from szn_runtime.backends import open_backend
 from szn_runtime.bundle import Bundle, default_bundle_path
-from szn_runtime.errors import BackendError, BundleError, LabelError
+from szn_runtime.errors import BackendError, BundleError, LabelError, MissingDependencyError
 from szn_runtime.loading import load
 from szn_runtime.segmenter import Segmenter
 from tests.runtime import catalogue
@@ -19,7 +19,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_facts(path: Path) -> None:
-    with load(Bundle.open(path), threads=1) as segmenter:
+    with load(Bundle.open(path), backend="onnxruntime", threads=1) as segmenter:
         assert segmenter.backend.name == "onnxruntime"
         assert segmenter.backend.threads == 1
         assert segmenter.long_side == 64
@@ -50,6 +50,8 @@ def test_what_cannot_be_loaded(path: Path, tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="no backend 'tpu'"):
         load(path, backend="tpu")
     with pytest.raises(BundleError, match="no onnx model in int8"):
+        load(path, backend="onnxruntime", precision="int8")
+    with pytest.raises(MissingDependencyError, match="no backend that can run the model"):
         load(path, precision="int8")
     with pytest.raises(LabelError, match="unknown word 'zebra'"):
         load(path, backend="fake", labels="zebra")

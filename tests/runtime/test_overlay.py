@@ -19,6 +19,10 @@ def many_labels(count: int) -> LabelSet:
     )
 
 
+def facts(labels: LabelSet) -> tuple[tuple[str, ...], np.ndarray]:
+    return labels.names, labels.seen
+
+
 def test_palette_is_the_voc_colour_map() -> None:
     colours = overlay.palette(256)
     # from the VOC development kit: background, aeroplane, bicycle, bird, tvmonitor, void
@@ -90,7 +94,7 @@ def test_render_keeps_the_frame_and_has_its_size(h: int, w: int, count: int, leg
     labels = rng.integers(0, count, (h, w)).astype(dtype)
     image = rng.integers(0, 256, (h, w, 3), np.uint8)
     before = image.copy()
-    drawn = overlay.render(image, labels, many_labels(count), legend=legend)
+    drawn = overlay.render(image, labels, *facts(many_labels(count)), legend=legend)
     assert drawn.shape == image.shape
     assert drawn.dtype == np.uint8
     np.testing.assert_array_equal(image, before)
@@ -101,7 +105,7 @@ def test_render_gives_one_label_its_colour_in_any_label_set_size() -> None:
     expected = overlay.label_colours([2])[0, ::-1]
     for count, dtype in ((6, np.uint8), (300, np.uint16), (70_000, np.int32)):
         labels = np.full((8, 8), 2, dtype)
-        drawn = overlay.render(image, labels, many_labels(count), alpha=1.0, legend=False)
+        drawn = overlay.render(image, labels, *facts(many_labels(count)), alpha=1.0, legend=False)
         np.testing.assert_array_equal(drawn, np.broadcast_to(expected, (8, 8, 3)))
 
 
@@ -109,11 +113,11 @@ def test_render_draws_the_legend_of_the_largest_labels() -> None:
     labels = np.zeros((200, 300), np.uint8)
     labels[:, 200:] = 4  # green, unseen in the catalogue
     image = np.zeros((200, 300, 3), np.uint8)
-    plain = overlay.render(image, labels, catalogue.colour_labels(), legend=False)
-    drawn = overlay.render(image, labels, catalogue.colour_labels())
+    plain = overlay.render(image, labels, *facts(catalogue.colour_labels()), legend=False)
+    drawn = overlay.render(image, labels, *facts(catalogue.colour_labels()))
     rows = np.flatnonzero((plain != drawn).any(axis=(1, 2)))
     assert rows.min() > 120
-    one = overlay.render(image, labels, catalogue.colour_labels(), most_entries=1)
+    one = overlay.render(image, labels, *facts(catalogue.colour_labels()), most_entries=1)
     chip = overlay.label_colours([4])[0, ::-1]
     assert (drawn == chip).all(axis=2).any()
     assert not (one == chip).all(axis=2).any()

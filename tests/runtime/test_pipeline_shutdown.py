@@ -16,7 +16,7 @@ from szn_runtime.sinks import Result, VideoSink
 from szn_runtime.sources import VideoSource
 from tests.runtime import catalogue
 from tests.runtime.clips import decoded, ramp_frame, write_clip
-from tests.runtime.stages import Collect, Stub
+from tests.runtime.stages import Collect, Stub, pipeline_of
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def segmenter(bundle: Bundle, **backend: Any) -> Segmenter:
 
 def test_source_that_fails(bundle: Bundle) -> None:
     sink, source = Collect(), Stub(20, fail_at=7)
-    pipeline = Pipeline(source, segmenter(bundle), [sink])
+    pipeline = pipeline_of(source, segmenter(bundle), [sink])
     with pytest.raises(SourceError, match="the stub fails"):
         pipeline.run()
     assert sink.indices == list(range(7))
@@ -47,7 +47,7 @@ def test_source_that_fails(bundle: Bundle) -> None:
 
 def test_network_that_fails(bundle: Bundle) -> None:
     sink, source = Collect(), Stub(500)
-    pipeline = Pipeline(source, segmenter(bundle, fail_at=5), [sink])
+    pipeline = pipeline_of(source, segmenter(bundle, fail_at=5), [sink])
     with pytest.raises(BackendError, match="the fake backend failed: got call 5"):
         pipeline.run()
     assert sink.indices == list(range(5))
@@ -63,7 +63,7 @@ def test_label_stage_that_fails(bundle: Bundle) -> None:
             return super().label(grids, prepared, frames)
 
     sink, source = Collect(), Stub(500)
-    pipeline = Pipeline(source, Failing(bundle, catalogue.fake_backend()), [sink])
+    pipeline = pipeline_of(source, Failing(bundle, catalogue.fake_backend()), [sink])
     with pytest.raises(ArithmeticError, match="labels fail"):
         pipeline.run()
     assert sink.indices == list(range(4))
@@ -73,7 +73,7 @@ def test_label_stage_that_fails(bundle: Bundle) -> None:
 
 def test_sink_that_fails(bundle: Bundle) -> None:
     good, bad, source = Collect(), Collect(fail_at=3), Stub(500)
-    pipeline = Pipeline(source, segmenter(bundle), [good, bad])
+    pipeline = pipeline_of(source, segmenter(bundle), [good, bad])
     with pytest.raises(SinkError, match="the sink fails"):
         pipeline.run()
     assert good.indices == list(range(4))
@@ -85,14 +85,14 @@ def test_sink_that_fails(bundle: Bundle) -> None:
 def test_sink_that_fails_when_closed_lets_the_others_close(bundle: Bundle) -> None:
     bad, good = Collect(fail_closing=True), Collect()
     with pytest.raises(SinkError, match="closing fails"):
-        Pipeline(Stub(2), segmenter(bundle), [bad, good]).run()
+        pipeline_of(Stub(2), segmenter(bundle), [bad, good]).run()
     assert good.closed == 1
 
 
 def test_the_first_error_is_the_one_that_is_raised(bundle: Bundle) -> None:
     sinks = [Collect(fail_closing=True)]
     with pytest.raises(SourceError, match="the stub fails"):
-        Pipeline(Stub(9, fail_at=2), segmenter(bundle), sinks).run()
+        pipeline_of(Stub(9, fail_at=2), segmenter(bundle), sinks).run()
 
 
 def test_stopping_finishes_the_frames_in_flight(bundle: Bundle) -> None:
@@ -103,7 +103,7 @@ def test_stopping_finishes_the_frames_in_flight(bundle: Bundle) -> None:
         if result.frame.index == 3:
             pipeline.stop()
 
-    pipeline = Pipeline(source, segmenter(bundle), [sink], on_result=stop_at_three)
+    pipeline = pipeline_of(source, segmenter(bundle), [sink], on_result=stop_at_three)
     report = pipeline.run()
     assert source.read < 10_000
     assert sink.indices == list(range(source.read))
@@ -114,7 +114,7 @@ def test_stopping_finishes_the_frames_in_flight(bundle: Bundle) -> None:
 def test_a_run_that_is_stopped_before_it_starts_reads_nothing(bundle: Bundle) -> None:
     source, stop = Stub(5), threading.Event()
     stop.set()
-    report = Pipeline(source, segmenter(bundle), stop=stop).run()
+    report = pipeline_of(source, segmenter(bundle), stop=stop).run()
     assert (source.read, report.frames) == (0, 0)
 
 
@@ -123,7 +123,7 @@ def test_interrupts_in_the_calling_thread_close_everything(bundle: Bundle) -> No
         raise KeyboardInterrupt
 
     sink, source = Collect(), Stub(500)
-    pipeline = Pipeline(source, segmenter(bundle), [sink], on_result=interrupt)
+    pipeline = pipeline_of(source, segmenter(bundle), [sink], on_result=interrupt)
     with pytest.raises(KeyboardInterrupt):
         pipeline.run()
     assert (sink.indices, sink.closed, source.closed) == ([0], 1, 1)
@@ -133,7 +133,7 @@ def test_frames_before_damage_are_in_the_video(bundle: Bundle, tmp_path: Path) -
     path = write_clip(tmp_path / "in.mkv", frames=30, noise=True)
     path.write_bytes(path.read_bytes()[:-20_000])
     sink = VideoSink(tmp_path / "out.mp4", frame_rate=Fraction(25))
-    pipeline = Pipeline(VideoSource(path), segmenter(bundle), [sink])
+    pipeline = pipeline_of(VideoSource(path), segmenter(bundle), [sink])
     with pytest.raises(SourceError, match="damaged or cut off"):
         pipeline.run()
     assert 3 <= pipeline.report().frames < 30

@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import io
 import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,11 +18,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from szn_runtime.errors import SinkError
+from szn_runtime.errors import SinkError, UsageError
 from szn_runtime.labels import LabelSet
 from szn_runtime.overlay import palette
-from szn_runtime.segmentation import Segmentation
 from szn_runtime.sinks import (
+    ConfidenceFolder,
     JsonLines,
     MaskFolder,
     OverlayFolder,
@@ -29,6 +33,7 @@ from szn_runtime.sinks import (
 )
 from szn_runtime.sinks.png import encode_label_png
 from szn_runtime.sources import Frame
+from tests.conftest import REPOSITORY
 from tests.runtime import catalogue
 from tests.runtime.clips import decoded, number_of, ramp_frame, times_of
 
@@ -54,13 +59,9 @@ def result(
         captured_at_s=0.0,
         decode_ms=0.0,
         name=f"clip_{index:06d}",
+        source="clip",
     )
-    segmentation = Segmentation(
-        labels=labels,
-        label_set=label_set or catalogue.colour_labels(),
-        seenmask=np.ones(size_hw, np.bool_),
-        image_bgr=image,
-    )
+    segmentation = catalogue.segmentation(labels, label_set=label_set, image_bgr=image)
     return Result(frame=frame, segmentation=segmentation, overlay=image)
 
 
@@ -107,6 +108,43 @@ def test_an_abandoned_video_plays_up_to_the_last_seconds(tmp_path: Path, suffix:
     frames = decoded(torn)
     assert 40 <= len(frames) <= 60
     assert [number_of(frame) for frame in frames] == [n % 40 for n in range(len(frames))]
+
+
+_WRITER = """
+import sys
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from szn_runtime.sinks import VideoSink
+from tests.runtime.test_sinks import result
+sink = VideoSink(Path(sys.argv[1]), frame_rate=Fraction(sys.argv[2]))
+for index in range(100_000):
+    sink.write(result(index % 40))
+    print(index + 1, flush=True)
+"""
+
+
+@pytest.mark.parametrize("rate", [5, 15, 60])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_killed_process_leaves_all_but_two_seconds(
+    tmp_path: Path, suffix: str, rate: int
+) -> None:
+    path = tmp_path / f"out{suffix}"
+    with subprocess.Popen(
+        [sys.executable, "-c", _WRITER, str(path), str(rate)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+    ) as writer:
+        assert writer.stdout is not None
+        lines = iter(writer.stdout)
+        written = next(n for n in map(int, lines) if n >= 6 * rate + 7)
+        writer.kill()
+        written = max([written, *(int(line) for line in lines if line.endswith("\n"))])
+    assert writer.returncode == -signal.SIGKILL
+    frames = decoded(path)
+    assert [number_of(frame) for frame in frames] == [n % 40 for n in range(len(frames))]
+    assert written - 2 * rate <= len(frames) <= written + 1
 
 
 def test_timestamps_of_the_source_are_kept(tmp_path: Path) -> None:
@@ -256,6 +294,7 @@ def test_json_lines_hold_the_shares(tmp_path: Path) -> None:
         sink.write(result(1, size_hw=(4, 4)))
     first, second = map(json.loads, path.read_text().splitlines())
     assert first == {
+        "source": "clip",
         "frame": 0,
         "name": "clip_000000",
         "timestamp_s": 0.0,
@@ -275,3 +314,32 @@ def test_no_display_is_an_error_not_an_abort(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("DISPLAY", ":987")  # set, but nobody is there
     with pytest.raises(SinkError, match="no window can be opened: expected a display"):
         WindowSink(lambda: None)
+
+
+def test_regions_and_their_words_in_json_lines(tmp_path: Path) -> None:
+    path = tmp_path / "o.jsonl"
+    labels = np.zeros((10, 20), np.uint8)
+    labels[:, 15:] = 5
+    embedding = catalogue.colour_embedding(catalogue.COLOURS_RGB["red"])[:, None, None]
+    segmentation = catalogue.segmentation(labels, embedding=embedding)
+    made = result(0, size_hw=(10, 20))
+    with JsonLines(path, top_k=2) as sink:
+        sink.write(replace(made, segmentation=segmentation))
+    record = json.loads(path.read_text())
+    first, second = record["regions"]
+    assert (first["label"], first["share"], first["box_xyxy"]) == ("red", 0.75, [0, 0, 15, 10])
+    assert (second["label"], second["box_xyxy"]) == ("blue", [15, 0, 20, 10])
+    assert first["words"][0] == ["red", 1.0]
+    assert len(first["words"]) == 2
+    with pytest.raises(UsageError, match="words per region are out of range: got -1"):
+        JsonLines(path, top_k=-1)
+
+
+def test_confidence_maps(tmp_path: Path) -> None:
+    labels = np.array([[0, 0], [5, 5]], np.uint8)
+    cosines = np.array([[1.0, 0.5], [0.0, -0.7]], np.float32)
+    segmentation = catalogue.segmentation(labels, cosines=cosines)
+    with ConfidenceFolder(tmp_path / "sure") as sink:
+        sink.write(replace(result(3, size_hw=(2, 2)), segmentation=segmentation))
+    drawn = cv2.imread(str(tmp_path / "sure" / "clip_000003.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(drawn, [[255, 128], [0, 0]])

@@ -144,7 +144,8 @@ def test_a_loss_that_is_not_finite_is_one_line(tmp_path: Path, preset: Path) -> 
     out = tmp_path / "run"
     result = run_train("--data", data, "--preset", preset, "--out", out, "--learning-rate", "1e30")
     assert result.exit_code == 1
-    assert re.search(r"loss of step 'embedding' is not finite in epoch \d, batch \d: got nan; low", one_line(result))  # fmt: skip
+    expected = r"loss of step 'embedding' is not finite in epoch \d, batch \d: got nan; low"
+    assert re.search(expected, one_line(result))
     assert not (out / "model.safetensors").exists()
     unfinished = CliRunner().invoke(eval_main, [str(out), "--quiet"])
     assert unfinished.exit_code == 1

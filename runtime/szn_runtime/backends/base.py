@@ -2,16 +2,86 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from szn_runtime.errors import BackendError
+from szn_runtime.errors import BackendError, UsageError
 
-__all__ = ["Backend", "Grids", "check_frames"]
+__all__ = ["PRECISIONS", "Backend", "BackendOptions", "Grids", "check_frames", "usable_cores"]
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+_MAX_THREADS = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackendOptions:
+    """How a backend is to run the network.
+
+    Args:
+        precision: One of `PRECISIONS`, or "auto": the most exact one that the backend has.
+        device: "auto" for the backend's usual one, "cpu", "gpu", "gpu:1", or for onnxruntime also
+            "tensorrt", its TensorRT execution provider.
+        threads: CPU threads in all; None for one per core that this process may use.
+        hint: "latency": one frame as fast as possible, with all threads; "throughput": several
+            calls at a time, each with a part of the threads.
+        allow_fallback: Whether the library may use another device than the one asked for; the one
+            that it used is in `Backend.provider`.
+
+    Raises:
+        UsageError: If a value is out of its range.
+    """
+
+    precision: str = "auto"
+    device: str = "auto"
+    threads: int | None = None
+    hint: Literal["latency", "throughput"] = "latency"
+    allow_fallback: bool = False
+
+    def __post_init__(self) -> None:
+        known = ("auto", *PRECISIONS)
+        if self.precision not in known:
+            raise UsageError(
+                "unknown precision", got=self.precision, expected=f"one of {', '.join(known)}"
+            )
+        if self.hint not in ("latency", "throughput"):
+            raise UsageError("unknown hint", got=self.hint, expected="latency or throughput")
+        if self.threads is not None and not 1 <= self.threads <= _MAX_THREADS:
+            raise UsageError(
+                "number of threads is out of range",
+                got=self.threads,
+                expected=f"1 to {_MAX_THREADS}",
+            )
+        kind, _, number = self.device.partition(":")
+        if kind not in ("auto", "cpu", "gpu", "tensorrt") or (number and not number.isdecimal()):
+            raise UsageError(
+                "unknown device", got=self.device, expected="auto, cpu, gpu, gpu:1 or tensorrt"
+            )
+
+    @property
+    def device_kind(self) -> str:
+        """The device without its number."""
+        return self.device.partition(":")[0]
+
+    @property
+    def device_index(self) -> int:
+        """Number of the device, 0 if it names none."""
+        return int(self.device.partition(":")[2] or 0)
+
+    @property
+    def cpu_threads(self) -> int:
+        """CPU threads in all."""
+        return usable_cores() if self.threads is None else self.threads
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return cores or 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,19 +123,29 @@ class Grids:
 
 
 class Backend(Protocol):
-    """Runs the network of a bundle. A context manager; one thread at a time may call `infer`.
+    """Runs the network of a bundle. A context manager.
+
+    At most `requests` calls of `infer` may run at a time, each from a thread of its own.
 
     Attributes:
         name: Of the backend, as `--backend` takes it.
-        precision: Of the numbers it computes with, "fp32".
-        threads: CPU threads it may use.
+        precision: Of the numbers it computes with, one of `PRECISIONS`.
+        device: That it runs on, as the library names it.
         provider: What really runs the network, read back from the library.
+        threads: CPU threads it may use in all.
+        requests: Calls of `infer` that may run at a time.
+        input_dtype: Type of the frames.
+        input_layout: Order of the frames' axes.
     """
 
     name: str
     precision: str
-    threads: int
+    device: str
     provider: str
+    threads: int
+    requests: int
+    input_dtype: str
+    input_layout: str
 
     def infer(self, frames: NDArray[np.float32]) -> Grids:
         """Run the network.
@@ -84,14 +164,16 @@ class Backend(Protocol):
     def close(self) -> None:
         """Release the model; closing twice is allowed."""
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None: ...
+    ) -> None:
+        self.close()
 
 
 def check_frames(frames: NDArray[np.float32]) -> None:

@@ -5,20 +5,19 @@ For tests of everything around a network, here and in code that uses this packag
 
 from __future__ import annotations
 
+import threading
 import time
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from szn_runtime.backends.base import Grids, check_frames
+from szn_runtime.backends.base import Backend, Grids, check_frames
 from szn_runtime.errors import BackendError
 
 __all__ = ["FakeBackend"]
 
 
-class FakeBackend:
+class FakeBackend(Backend):
     """Deterministic stand-in for a network.
 
     With `m_c` the mean of input channel `c` over a node's `stride` by `stride` block, the embedding
@@ -30,6 +29,7 @@ class FakeBackend:
         stride: Pixels between two nodes; H and W must be multiples of it.
         delay_s: How long a call takes at least, in seconds.
         fail_at: Number of the call, from 0, that raises; None for never.
+        requests: Calls that may run at a time.
 
     Example:
         >>> backend = FakeBackend(dim=6, stride=2)
@@ -39,14 +39,25 @@ class FakeBackend:
 
     name = "fake"
     precision = "fp32"
-    threads = 1
+    device = "cpu"
     provider = "numpy"
+    threads = 1
+    input_dtype = "float32"
+    input_layout = "NCHW"
 
     def __init__(
-        self, *, dim: int, stride: int, delay_s: float = 0.0, fail_at: int | None = None
+        self,
+        *,
+        dim: int,
+        stride: int,
+        delay_s: float = 0.0,
+        fail_at: int | None = None,
+        requests: int = 1,
     ) -> None:
         """See the class."""
+        self.requests = requests
         self._dim, self._stride, self._delay_s, self._fail_at = dim, stride, delay_s, fail_at
+        self._lock = threading.Lock()
         self.calls = 0
         self.closed = False
 
@@ -61,8 +72,9 @@ class FakeBackend:
             raise BackendError(
                 "frame size is no multiple of the stride", got=(height, width), expected=s
             )
-        self.calls += 1
-        if self.calls - 1 == self._fail_at:
+        with self._lock:
+            call, self.calls = self.calls, self.calls + 1
+        if call == self._fail_at:
             raise BackendError("the fake backend failed", got=f"call {self._fail_at}")
         if self._delay_s:
             time.sleep(self._delay_s)
@@ -77,14 +89,3 @@ class FakeBackend:
     def close(self) -> None:
         """Refuse further calls."""
         self.closed = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -1,15 +1,15 @@
-"""The network in onnxruntime."""
+"""The network in onnxruntime: on the CPU, or through its CUDA and TensorRT execution providers."""
 
 from __future__ import annotations
 
-import os
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from szn_runtime.backends.base import Grids, check_frames
+from szn_runtime.backends.base import Backend, BackendOptions, Grids, check_frames
+from szn_runtime.backends.tensors import TensorFacts, check_tensors
+from szn_runtime.cache import cache_folder
 from szn_runtime.errors import BackendError, MissingDependencyError
 from szn_runtime.manifest import Manifest
 
@@ -19,64 +19,53 @@ if TYPE_CHECKING:
 __all__ = ["OnnxRuntimeBackend"]
 
 _CPU = "CPUExecutionProvider"
-_MAX_THREADS = 1024
+_PROVIDERS = {
+    "cpu": _CPU,
+    "gpu": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(Backend):
     """Runs an ONNX model with onnxruntime.
+
+    With the hint "latency" one call at a time uses all threads. With "throughput" as many calls run
+    at a time as there are threads, each with one: no thread waits for another within a frame.
 
     Args:
         model: The ONNX file's bytes, so that what was verified is what runs.
         manifest: Names and sizes of the model's tensors.
-        precision: Of the model, for reports.
-        threads: CPU threads for one operator; None for one per core that this process may use.
-        provider: Execution provider; it has to be the one that is really used.
+        options: Precision (for reports: the file decides), threads, hint and device. "auto" is the
+            GPU where this onnxruntime has CUDA and it runs here, else the CPU.
 
     Raises:
         MissingDependencyError: If onnxruntime is not installed.
-        BackendError: If the provider is not available or not used, the model cannot be loaded, or
-            its tensors are not those of the manifest.
+        BackendError: If the device's provider is not available, or another one is really used and
+            the options do not allow that; if the model cannot be loaded, or its tensors are not
+            those of the manifest.
     """
 
     name = "onnxruntime"
+    input_dtype = "float32"
+    input_layout = "NCHW"
 
     def __init__(
-        self,
-        model: bytes,
-        manifest: Manifest,
-        *,
-        precision: str = "fp32",
-        threads: int | None = None,
-        provider: str = _CPU,
+        self, model: bytes, manifest: Manifest, options: BackendOptions | None = None
     ) -> None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        self.threads = (cores or 1) if threads is None else threads
-        if not 1 <= self.threads <= _MAX_THREADS:
-            raise BackendError(
-                "number of threads is out of range", got=threads, expected=f"1 to {_MAX_THREADS}"
-            )
-        self.precision = precision
+        options = options or BackendOptions()
+        self.precision = "fp32" if options.precision == "auto" else options.precision
+        self.threads = options.cpu_threads
         self._manifest = manifest
-        self._session: Any = _open_session(model, self.threads, provider)
+        self._session: Any = _open_session(model, options)
         self.provider: str = self._session.get_providers()[0]
-        if self.provider != provider:
-            raise BackendError(
-                "onnxruntime fell back to another execution provider",
-                got=self.provider,
-                expected=provider,
-                fix="see its log for the cause, or ask for the provider that came",
-            )
-        _check_tensors(self._session, manifest)
+        on_cpu = self.provider == _CPU
+        self.device = "cpu" if on_cpu else f"gpu:{options.device_index}"
+        self.requests = self.threads if on_cpu and options.hint == "throughput" else 1
+        session = self._session
+        check_tensors(_facts(session.get_inputs()), _facts(session.get_outputs()), manifest)
 
     @classmethod
-    def from_bundle(
-        cls,
-        bundle: Bundle,
-        *,
-        precision: str = "fp32",
-        threads: int | None = None,
-        provider: str = _CPU,
-    ) -> Self:
+    def from_bundle(cls, bundle: Bundle, options: BackendOptions) -> Self:
         """Load the bundle's ONNX file of a precision.
 
         Raises:
@@ -84,22 +73,25 @@ class OnnxRuntimeBackend:
             BackendError: As for the class.
             MissingDependencyError: If onnxruntime is not installed.
         """
-        return cls(
-            bundle.model_bytes(precision),
-            bundle.manifest,
-            precision=precision,
-            threads=threads,
-            provider=provider,
-        )
+        precision = "fp32" if options.precision == "auto" else options.precision
+        return cls(bundle.model_bytes(precision), bundle.manifest, options)
 
     def infer(self, frames: NDArray[np.float32]) -> Grids:
         """Run the network; see `Backend.infer`."""
-        if self._session is None:
+        session = self._session
+        if session is None:
             raise BackendError("the onnxruntime backend is closed", fix="load the bundle again")
         check_frames(frames)
         names = [self._manifest.embedding_name, self._manifest.seenmask_name]
         try:
-            embedding, seenmask = self._session.run(names, {self._manifest.input_name: frames})
+            # a binding of each call's own, so that calls may run at a time; on the CPU the frames
+            # are used where they are, on a GPU they are copied there and only the grids come back
+            binding = session.io_binding()
+            binding.bind_cpu_input(self._manifest.input_name, frames)
+            for name in names:
+                binding.bind_output(name, "cpu")
+            session.run_with_iobinding(binding)
+            embedding, seenmask = binding.copy_outputs_to_cpu()
         except Exception as error:  # onnxruntime's errors share no base class
             raise BackendError(
                 f"onnxruntime failed on frames of shape {frames.shape}", got=error
@@ -116,20 +108,9 @@ class OnnxRuntimeBackend:
         """Release the session."""
         self._session = None
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-def _open_session(model: bytes, threads: int, provider: str) -> Any:
-    """An inference session on one provider."""
+def _open_session(model: bytes, options: BackendOptions) -> Any:
+    """An inference session on the device that the options name."""
     try:
         import onnxruntime as ort
     except ImportError as error:
@@ -139,54 +120,78 @@ def _open_session(model: bytes, threads: int, provider: str) -> Any:
             fix='pip install "szn[cpu]" (or "szn[gpu]" for an NVIDIA GPU)',
         ) from error
     available = ort.get_available_providers()
-    if provider not in available:
-        raise BackendError(
-            f"this onnxruntime has no {provider}",
-            got=", ".join(available),
-            fix='pip install "szn[gpu]"' if provider.startswith(("CUDA", "Tensorrt")) else None,
-        )
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors; they are raised as well
+    kind = options.device_kind
+    if kind == "auto":
+        wanted = _PROVIDERS["gpu"] if _PROVIDERS["gpu"] in available else _CPU
+    else:
+        wanted = _PROVIDERS[kind]
+    if wanted not in available:
+        if not options.allow_fallback:
+            raise BackendError(
+                f"this onnxruntime has no {wanted}",
+                got=", ".join(available),
+                fix='pip install "szn[gpu]", or leave out --device',
+            )
+        wanted = _CPU
+    if wanted != _CPU and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()  # CUDA's libraries where pip puts them
+    # where no device was named the CPU is as good an answer, and is reported
+    strict = kind != "auto" and wanted != _CPU and not options.allow_fallback
+    settings = ort.SessionOptions()
+    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    settings.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    settings.intra_op_num_threads = 1 if options.hint == "throughput" else options.cpu_threads
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = 3  # errors; they are raised as well
+    if strict:
+        # also single operators that the device lacks must not move to the CPU unnoticed
+        settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
-        return ort.InferenceSession(model, options, providers=[provider])
+        session = ort.InferenceSession(model, settings, providers=_chain(wanted, options))
     except Exception as error:  # onnxruntime's errors share no base class
         raise BackendError(
-            "onnxruntime cannot load the model", got=error, fix="export the bundle again"
+            "onnxruntime cannot load the model",
+            got=error,
+            fix="see that the GPU and its driver work, or use --device cpu"
+            if strict
+            else "export the bundle again",
         ) from error
-
-
-def _check_tensors(session: Any, manifest: Manifest) -> None:
-    """Compare the model's inputs and outputs with the manifest."""
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    _check_tensor(inputs, "input", manifest.input_name, 3)
-    if len(inputs) != 1:
+    used = session.get_providers()[0]
+    if strict and used != wanted:
         raise BackendError(
-            "the model has more than one input", got=", ".join(tensor.name for tensor in inputs)
+            "onnxruntime fell back to another execution provider",
+            got=used,
+            expected=wanted,
+            fix="see that the GPU and its driver work, or give --allow-fallback or --device cpu",
         )
-    _check_tensor(outputs, "output", manifest.embedding_name, manifest.dim)
-    _check_tensor(outputs, "output", manifest.seenmask_name, 2)
+    return session
 
 
-def _check_tensor(tensors: list[Any], kind: str, name: str, channels: int) -> None:
-    """Look a tensor up and check that it is (N, channels, ., .) float32, as far as it says."""
-    found = next((tensor for tensor in tensors if tensor.name == name), None)
-    if found is None:
-        raise BackendError(
-            f"the model has no {kind} {name!r}, which the manifest names",
-            got=", ".join(tensor.name for tensor in tensors),
-            fix="export the bundle again",
+def _chain(provider: str, options: BackendOptions) -> list[Any]:
+    """The provider with its settings, then those that may take what it lacks."""
+    device = {"device_id": str(options.device_index)}
+    if provider == _PROVIDERS["tensorrt"]:
+        folder = str(cache_folder("onnxruntime-tensorrt"))
+        settings = {
+            **device,
+            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_path": folder,
+            "trt_timing_cache_enable": "1",
+            "trt_timing_cache_path": folder,
+        }
+        return [(provider, settings), (_PROVIDERS["gpu"], device), _CPU]
+    if provider == _PROVIDERS["gpu"]:
+        return [(provider, device), _CPU]
+    return [provider]
+
+
+def _facts(tensors: list[Any]) -> list[TensorFacts]:
+    """Tensors in the terms of `check_tensors`; a dimension that is not fixed is a name or None."""
+    return [
+        TensorFacts(
+            name=tensor.name,
+            dtype={"tensor(float)": "float32"}.get(tensor.type, tensor.type),
+            shape=tuple(size if isinstance(size, int) else None for size in tensor.shape),
         )
-    shape = found.shape
-    # a dimension that is not fixed is a name or None
-    fits = len(shape) == 4 and (not isinstance(shape[1], int) or shape[1] == channels)
-    if found.type != "tensor(float)" or not fits:
-        raise BackendError(
-            f"{kind} {name!r} of the model does not fit the manifest",
-            got=f"{found.type} {shape}",
-            expected=f"tensor(float) with {channels} channels in 4 dimensions",
-            fix="export the bundle again",
-        )
+        for tensor in tensors
+    ]

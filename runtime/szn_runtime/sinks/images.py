@@ -12,7 +12,7 @@ from szn_runtime.errors import SinkError
 from szn_runtime.sinks.base import Result, Sink, cannot_write, check_file, check_folder
 from szn_runtime.sinks.png import encode_label_png
 
-__all__ = ["MaskFolder", "OverlayFolder", "OverlayImage", "write_png"]
+__all__ = ["ConfidenceFolder", "MaskFolder", "OverlayFolder", "OverlayImage", "write_png"]
 
 _FAST = [cv2.IMWRITE_PNG_COMPRESSION, 2]
 
@@ -22,7 +22,7 @@ def write_png(path: Path, image_bgr: NDArray[np.uint8]) -> None:
 
     Args:
         path: The file.
-        image_bgr: (H, W, 3) uint8 BGR.
+        image_bgr: (H, W, 3) uint8 BGR, or (H, W) uint8 grey.
 
     Raises:
         SinkError: If it cannot be written.
@@ -106,5 +106,30 @@ class MaskFolder(Sink):
     def write(self, result: Result) -> None:
         """Write the frame's file; see `Sink.write`."""
         segmentation = result.segmentation
-        data = encode_label_png(segmentation.labels, len(segmentation.label_set))
+        data = encode_label_png(segmentation.labels, len(segmentation.names))
         _write(self._folder / f"{result.frame.name}.png", data)
+
+
+class ConfidenceFolder(Sink):
+    """How sure each pixel of every frame is, as `<name>.png` in a folder: 8-bit grey.
+
+    255 is a cosine of 1 between the pixel's embedding and its label's, 0 one of 0 or less.
+
+    Args:
+        folder: The folder; made if it is missing.
+
+    Raises:
+        SinkError: If it cannot be written to.
+    """
+
+    wants_overlay: bool = False
+
+    def __init__(self, folder: Path) -> None:
+        check_folder(folder)
+        self.path: Path | None = folder
+        self._folder = folder
+
+    def write(self, result: Result) -> None:
+        """Write the frame's file; see `Sink.write`."""
+        scaled = np.rint(255 * np.maximum(result.segmentation.confidence, 0)).astype(np.uint8)
+        write_png(self._folder / f"{result.frame.name}.png", scaled)

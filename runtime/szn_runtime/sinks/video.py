@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from szn_runtime._cv import cv2
+from szn_runtime.backends.base import usable_cores
 from szn_runtime.errors import SinkError
 from szn_runtime.sinks.base import Result, Sink, check_file
 from szn_runtime.sinks.timeline import Timeline
 
 __all__ = ["VIDEO_SUFFIXES", "VideoSink"]
 
-# What is on disk plays up to about the last second, whatever happens to the process. A complete MP4
+# What is on disk plays up to the last two seconds, whatever happens to the process. A complete MP4
 # file is an ordinary one: the fragments' index is replaced at the end.
 _CONTAINERS: dict[str, tuple[str, dict[str, str]]] = {
     ".mp4": (
@@ -67,8 +68,16 @@ class VideoSink(Sink):
         self._file = path
         self._rate = frame_rate
         self._timeline = Timeline(frame_rate, time_base)
-        # without frames out of order a fragmented file starts at 0 without an edit list
-        self._options = {"crf": str(crf), "preset": preset, "bf": "0"}
+        # Without frames out of order a fragmented file starts at 0 without an edit list. What the
+        # encoder holds back is lost with the process: a third of a second to look ahead, and a
+        # frame for each thread, of which a slow camera therefore gets fewer.
+        self._options = {
+            "crf": str(crf),
+            "preset": preset,
+            "bf": "0",
+            "rc-lookahead": str(min(10, int(frame_rate / 3))),
+            "threads": str(min(usable_cores(), max(1, int(frame_rate / 6)))),
+        }
         self._container: Any = None
         self._stream: Any = None
         self._size_hw = (0, 0)

@@ -14,7 +14,6 @@ from szn_runtime.sinks.base import Result, Sink
 
 __all__ = ["WindowSink"]
 
-_TITLE = "szn-run (q ends)"
 _ESCAPE = 27
 # OpenCV's window library ends the whole process where it finds no display, so another one tries
 _PROBE = "import cv2; cv2.namedWindow('probe'); cv2.destroyAllWindows()"
@@ -28,6 +27,7 @@ class WindowSink(Sink):
 
     Args:
         on_quit: Called when the user ends the run.
+        name: Of the source, for the title where there are several windows.
 
     Raises:
         SinkError: If there is no display, or OpenCV was built without windows.
@@ -36,7 +36,7 @@ class WindowSink(Sink):
     wants_overlay: bool = True
     path: Path | None = None
 
-    def __init__(self, on_quit: Callable[[], None]) -> None:
+    def __init__(self, on_quit: Callable[[], None], *, name: str | None = None) -> None:
         if not _has_display():
             raise SinkError(
                 "no window can be opened",
@@ -44,15 +44,16 @@ class WindowSink(Sink):
                 fix="leave out --show, or write a video with -o",
             )
         self._on_quit = on_quit
+        self._title = f"szn-run {name} (q ends)" if name else "szn-run (q ends)"
         self._open = False
 
     def write(self, result: Result) -> None:
         """Show an overlay; see `Sink.write`."""
         try:
-            if self._open and cv2.getWindowProperty(_TITLE, cv2.WND_PROP_VISIBLE) < 1:
+            if self._open and cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1:
                 self._on_quit()
                 return
-            cv2.imshow(_TITLE, result.picture())
+            cv2.imshow(self._title, result.picture())
             self._open = True
             if cv2.waitKey(1) & 0xFF in (ord("q"), _ESCAPE):
                 self._on_quit()
@@ -62,7 +63,8 @@ class WindowSink(Sink):
     def close(self) -> None:
         """Close the window."""
         if self._open:
-            cv2.destroyAllWindows()
+            cv2.destroyWindow(self._title)
+            self._open = False
 
 
 def _has_display() -> bool:

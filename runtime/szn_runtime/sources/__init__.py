@@ -6,6 +6,15 @@ from szn_runtime.sources.base import Frame, Source
 from szn_runtime.sources.camera import CameraSource
 from szn_runtime.sources.images import ImageSource
 from szn_runtime.sources.opening import open_source
+from szn_runtime.sources.synthetic import SyntheticSource
 from szn_runtime.sources.video import VideoSource
 
-__all__ = ["CameraSource", "Frame", "ImageSource", "Source", "VideoSource", "open_source"]
+__all__ = [
+    "CameraSource",
+    "Frame",
+    "ImageSource",
+    "Source",
+    "SyntheticSource",
+    "VideoSource",
+    "open_source",
+]

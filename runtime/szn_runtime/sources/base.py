@@ -27,6 +27,7 @@ class Frame:
             arrived, for files when its reading began.
         decode_ms: Time that reading and decoding took, without waiting for a camera or network.
         name: Unique in the source, fit for the stem of a file.
+        source: Name of the source.
     """
 
     image_bgr: NDArray[np.uint8]
@@ -35,6 +36,7 @@ class Frame:
     captured_at_s: float
     decode_ms: float
     name: str
+    source: str
 
 
 class Source(Protocol):
@@ -46,6 +48,7 @@ class Source(Protocol):
         name: For messages and file names.
         live: True where frames are lost if nobody reads them, so that the newest one counts.
         frame_rate: Frames per second, exact, or None where the source has none.
+        frame_hw: Height and width of the frames, or None where it is not known before they come.
         time_base: Unit of the timestamps in seconds, exact, or None.
         frame_count: Number of frames, or None where it is not known; a hint for progress bars.
         paths: Files that are read, which outputs must not replace.
@@ -54,6 +57,7 @@ class Source(Protocol):
     name: str
     live: bool
     frame_rate: Fraction | None
+    frame_hw: tuple[int, int] | None = None
     time_base: Fraction | None
     frame_count: int | None
     paths: tuple[Path, ...]

@@ -60,6 +60,11 @@ class CameraSource(Source):
             )
         # one frame in the driver's queue, where the driver can: a longer queue only ages them
         self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+        height, width = (
+            int(self._capture.get(side))
+            for side in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH)
+        )
+        self.frame_hw = (height, width) if height > 0 and width > 0 else None
         rate = float(self._capture.get(cv2.CAP_PROP_FPS))
         usable = math.isfinite(rate) and 1 <= rate <= 1000
         # 29.97 is 30000/1001; a driver that names no rate is not believed
@@ -92,6 +97,7 @@ class CameraSource(Source):
                 captured_at_s=captured_at_s,
                 decode_ms=1e3 * (time.perf_counter() - captured_at_s),
                 name=f"{self.name}_{index:06d}",
+                source=self.name,
             )
             index += 1
 

@@ -99,6 +99,7 @@ class ImageSource(Source):
                 captured_at_s=start_s,
                 decode_ms=1e3 * (time.perf_counter() - start_s),
                 name=_unique(path.stem, taken),
+                source=self.name,
             )
 
 

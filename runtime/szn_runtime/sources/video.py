@@ -62,6 +62,9 @@ class VideoSource(Source):
         self.live = scheme in _LIVE_SCHEMES or (bool(url) and self._duration_s() is None)
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.frame_rate: Fraction | None = Fraction(rate) if rate and 0 < rate <= 1000 else None
+        context = self._stream.codec_context
+        sized = context.height > 0 and context.width > 0
+        self.frame_hw = (context.height, context.width) if sized else None
         self.time_base: Fraction | None = self._stream.time_base
         self.frame_count: int | None = None if self.live else self._expected_frames()
         # decoding frames in parallel delays them; slices do not
@@ -153,6 +156,7 @@ class VideoSource(Source):
                 captured_at_s=start_s,
                 decode_ms=1e3 * (time.perf_counter() - start_s),
                 name=f"{self.name}_{index:06d}",
+                source=self.name,
             )
             index += 1
         self._check_complete(index, end_s)

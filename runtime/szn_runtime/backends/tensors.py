@@ -1,0 +1,77 @@
+"""A loaded model's tensors, compared with what the manifest says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from szn_runtime.errors import BackendError
+from szn_runtime.manifest import Manifest
+
+__all__ = ["TensorFacts", "check_tensors"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorFacts:
+    """An input or output of a model, as its library reports it.
+
+    Args:
+        name: Of the tensor.
+        dtype: numpy's name of its type where there is one, else the library's.
+        shape: Sizes, None for those that are not fixed.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+def check_tensors(
+    inputs: Sequence[TensorFacts],
+    outputs: Sequence[TensorFacts],
+    manifest: Manifest,
+    *,
+    dtypes: Sequence[str] = ("float32",),
+) -> None:
+    """See that the model takes frames and gives both grids.
+
+    Args:
+        inputs: What the model takes.
+        outputs: What it gives; more than the two grids are allowed.
+        manifest: Names and channels of the tensors.
+        dtypes: Types that the backend can feed and read.
+
+    Raises:
+        BackendError: If a tensor is missing, has another type, rank or number of channels, or if
+            there are other inputs.
+    """
+    _check(inputs, "input", manifest.input_name, 3, dtypes)
+    if len(inputs) != 1:
+        raise BackendError("the model has more than one input", got=_names(inputs))
+    _check(outputs, "output", manifest.embedding_name, manifest.dim, dtypes)
+    _check(outputs, "output", manifest.seenmask_name, 2, dtypes)
+
+
+def _check(
+    tensors: Sequence[TensorFacts], kind: str, name: str, channels: int, dtypes: Sequence[str]
+) -> None:
+    found = next((tensor for tensor in tensors if tensor.name == name), None)
+    if found is None:
+        raise BackendError(
+            f"the model has no {kind} {name!r}, which the manifest names",
+            got=_names(tensors),
+            fix="export the bundle again",
+        )
+    shape = found.shape
+    if found.dtype not in dtypes or len(shape) != 4 or shape[1] not in (None, channels):
+        sizes = ", ".join("?" if size is None else str(size) for size in shape)
+        raise BackendError(
+            f"{kind} {name!r} of the model does not fit the manifest",
+            got=f"{found.dtype} ({sizes})",
+            expected=f"{' or '.join(dtypes)} (?, {channels}, ?, ?)",
+            fix="export the bundle again",
+        )
+
+
+def _names(tensors: Sequence[TensorFacts]) -> str:
+    return ", ".join(tensor.name for tensor in tensors)
