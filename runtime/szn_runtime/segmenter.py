@@ -318,6 +318,8 @@ class Segmenter:
         sei.warm_up(dim, count=len(self.labels))
         if self.unknown_below is not None:
             confidence.warm_up(dim)
+        # a size that needs the kernel of shrinking
+        self.preprocess([np.zeros((2 * self.long_side + 1, 2 * self.long_side + 1, 3), np.uint8)])
         if frame_hw is not None:
             self(np.zeros((*frame_hw, 3), np.uint8))
 
