@@ -14,7 +14,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from szn_runtime._sei_candidates import collect_candidates, label_filter
-from szn_runtime._sei_paint import LATTICE, fill, gather, paint_block, prune
+from szn_runtime._sei_paint import paint_tile
 
 __all__ = ["BAD_EMBEDDING", "BAD_SEENMASK", "label_grid"]
 
@@ -30,10 +30,6 @@ Candidates = tuple[I32, I32, I64, I32, F32, int]
 BAD_EMBEDDING, BAD_SEENMASK = 1, 2  # what `label_grid` returns for numbers that are not finite
 
 SEEN, UNSEEN = 1, 2  # bits: which label lists a cell needs
-
-# Up to FEW candidates it costs less to carry a hopeless one than to find it. A cell with more than
-# MANY, and more pixels than SMALL, is painted in quarters, each with its own.
-FEW, MANY, SMALL = 4, 8, 64
 
 # A score's rounding error is below (j + 2) / 2^24 of |E_c|; four times that, and some.
 _ROUNDING = 4.0 / 2**24
@@ -201,109 +197,40 @@ def _candidates(
 
 
 @_plain
-def _cell_candidates(of: Candidates, at: tuple[int, int], label: I32, score: F32) -> int:
-    """Copy the candidates of the cell `at` of a tile to `label` (n,) and `score` (4, n)."""
-    index, sole, start, labels, scores, _ = of
-    i = index[at]
-    if sole[i] >= 0:
-        label[0] = sole[i]
-        score[:, 0] = 0  # any number: it is compared with none
-        return 1
-    return gather(i, start, labels, scores, label, score)
+def _gather(of: Candidates, used: int, first: I64, count: I64, to_label: I32, to_score: F32) -> int:
+    """Bring the candidates of each cell of a tile together, from all blocks of labels.
 
+    Args:
+        of: What `_candidates` gives.
+        used: Index to begin at in `to_label` (n,) and `to_score` (4, n), which are written.
+        first: (rows, columns) index of each cell's first candidate there, written.
+        count: (rows, columns) how many each cell has, written; 0 for cells that are not among
+            those of `of`.
 
-@_plain
-def _label_tile(
-    difference: F64,
-    needs: U8,
-    seen_of: Candidates,
-    unseen_of: Candidates,
-    y_axis: Axis,
-    x_axis: Axis,
-    cy0: int,
-    cx0: int,
-    flags: Flags,
-    labels: NDArray[Any],
-    seen: Flags,
-) -> None:
-    """Paint the cells of a tile, whose first one is (cy0, cx0), from their candidates."""
-    h, w = difference.shape
-    y_first, y_start, y_weight = y_axis
-    x_first, x_start, x_weight = x_axis
-    most = max(max(seen_of[5], unseen_of[5]), 1)
-    longest = 0
-    for cx in range(cx0, cx0 + needs.shape[1]):
-        longest = max(longest, x_start[cx + 1] - x_start[cx])
-    # zeros, since what is left in memory may be a NaN, which the compiled code assumes away
-    best, won = np.zeros(longest, np.float32), np.zeros((2, longest), np.int32)
-    weights, value = np.zeros((4, LATTICE), np.float32), np.zeros((4, most), np.float32)
-    alive = np.zeros(most, np.uint8)
-    label, score = np.empty((2, most), np.int32), np.zeros((2, 4, most), np.float32)
-    part_label, part_score = np.empty_like(label), np.zeros_like(score)
-    counts, part_counts = np.zeros(2, np.int64), np.zeros(2, np.int64)
-    delta = np.zeros(4, np.float64)
-    for i in range(needs.shape[0]):
-        cy = cy0 + i
-        y0, y1 = y_start[cy], y_start[cy + 1]
-        run, run_start = -1, 0  # cells of one label side by side are painted together
-        for j in range(needs.shape[1]):
-            need = needs[i, j]
-            if need == 0:
+    Returns:
+        The index after the last one written.
+    """
+    index, sole, start, label, score, _ = of
+    for i in range(index.shape[0]):
+        for j in range(index.shape[1]):
+            cell = index[i, j]
+            first[i, j] = used
+            count[i, j] = 0
+            if cell < 0:
                 continue
-            cx = cx0 + j
-            x0, x1 = x_start[cx], x_start[cx + 1]
-            sole = -1
-            if need == SEEN:
-                sole = seen_of[1][seen_of[0][i, j]]
-            elif need == UNSEEN:
-                sole = unseen_of[1][unseen_of[0][i, j]]
-            if sole != run or sole < 0:
-                if run >= 0:
-                    fill(run, flags[run], (y0, y1, run_start, x0), labels, seen)
-                run, run_start = sole, x0
-            if sole >= 0:
-                continue
-            counts[0] = _cell_candidates(seen_of, (i, j), label[0], score[0]) if need & SEEN else 0
-            counts[1] = (
-                _cell_candidates(unseen_of, (i, j), label[1], score[1]) if need & UNSEEN else 0
-            )
-            for k in range(2):
-                if counts[k] > FEW:
-                    counts[k] = prune(
-                        label[k], score[k], counts[k], y_weight, x_weight, (y0, y1, x0, x1),
-                        label[k], score[k], weights, value, alive,
-                    )  # fmt: skip
-            if need == SEEN | UNSEEN:
+            if sole[cell] >= 0:
+                to_label[used] = sole[cell]
                 for c in range(4):
-                    r = min(max(y_first + cy + (c >> 1), 0), h - 1)
-                    q = min(max(x_first + cx + (c & 1), 0), w - 1)
-                    delta[c] = difference[r, q]
-            if max(counts[0], counts[1]) <= MANY or (y1 - y0) * (x1 - x0) <= SMALL:
-                paint_block(
-                    label, score, counts, delta, y_weight, x_weight, (y0, y1, x0, x1), best, won,
-                    flags, labels, seen,
-                )  # fmt: skip
-                continue
-            for quarter in range(4):
-                ym, xm = (y0 + y1) // 2, (x0 + x1) // 2
-                ya, yb = (ym, y1) if quarter & 2 else (y0, ym)
-                xa, xb = (xm, x1) if quarter & 1 else (x0, xm)
-                if ya == yb or xa == xb:
-                    continue
-                for k in range(2):
-                    part_counts[k] = counts[k]
-                    if counts[k] > 0:
-                        part_counts[k] = prune(
-                            label[k], score[k], counts[k], y_weight, x_weight, (ya, yb, xa, xb),
-                            part_label[k], part_score[k], weights, value, alive,
-                        )  # fmt: skip
-                paint_block(
-                    part_label, part_score, part_counts, delta, y_weight, x_weight,
-                    (ya, yb, xa, xb), best, won, flags, labels, seen,
-                )  # fmt: skip
-        if run >= 0:
-            x_end = x_start[cx0 + needs.shape[1]]
-            fill(run, flags[run], (y0, y1, run_start, x_end), labels, seen)
+                    to_score[c, used] = 0  # any number: it is compared with none
+                used += 1
+            for b in range(start.shape[0]):
+                for p in range(start[b, cell], start[b, cell + 1] if sole[cell] < 0 else 0):
+                    to_label[used] = label[p]
+                    for c in range(4):
+                        to_score[c, used] = score[c, p]
+                    used += 1
+            count[i, j] = used - first[i, j]
+    return used
 
 
 @_plain
@@ -382,7 +309,14 @@ def label_grid(
         unseen_of = _candidates(
             embedding, scale, embeddings, second_ids, needs, UNSEEN, origin, block, filter_from
         )
-        _label_tile(
-            difference, needs, seen_of, unseen_of, y_axis, x_axis, cy0, cx0, flags, labels, seen
+        first = np.empty((2, needs.shape[0], needs.shape[1]), np.int64)
+        count = np.empty_like(first)
+        room = seen_of[1].size + unseen_of[1].size + seen_of[2][-1, -1] + unseen_of[2][-1, -1]
+        room += 2 * max(max(seen_of[5], unseen_of[5]), 1)
+        label, score = np.empty(room, np.int32), np.empty((4, room), np.float32)
+        used = _gather(seen_of, 0, first[0], count[0], label, score)
+        _gather(unseen_of, used, first[1], count[1], label, score)
+        paint_tile(
+            label, score, first, count, difference, y_axis, x_axis, cy0, cx0, flags, labels, seen
         )
     return 0

@@ -1,11 +1,13 @@
 """Compiled kernels of `sei.py`: from a cell's candidates to the labels of its pixels.
 
-A block of pixels is a *box*: first row, row after the last, first column, column after the last.
-Along a row of a cell a score is linear: it goes from the left edge's to the right edge's, which lie
+A *box* is a block of pixels: first row, row after the last, first column, column after the last.
+Along a row of a cell a score goes in a line from the left edge's to the right edge's, which lie
 between the corners' likewise. Each of these products and sums is rounded on its own, in one order
 for all labels (no fused operations, which the compiler may choose differently from loop to loop).
 Rounding then keeps the order of two labels, so that one that is below another at all corners is
 never above it inside, and equal labels stay equal.
+
+To call a function with many arrays costs as much as to paint a box: there are few calls per cell.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["LATTICE", "fill", "gather", "paint_block", "prune"]
+__all__ = ["paint_tile"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -25,51 +27,31 @@ I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
 Flags = NDArray[np.bool_]
 Box = tuple[int, int, int, int]
+Axis = tuple[int, I64, F32]
+Corners = tuple[float, float, float, float]
 
-LATTICE = 16  # 3 x 3 pixels of a block, filled up to whole vectors
+# Up to FEW candidates it costs less to carry a hopeless one than to find it. A cell with more than
+# MANY, and more pixels than SMALL, is painted in quarters, each with its own.
+FEW, MANY, SMALL = 4, 8, 64
+
+LATTICE = 16  # 3 x 3 pixels of a box, filled up to whole vectors
 _LOWEST = np.float32(-3e38)
 
 _fast = njit(nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz"})
 
 
 @_fast
-def gather(cell: int, start: I64, label: I32, score: F32, to_label: I32, to_score: F32) -> int:
-    """Copy the candidates of one cell from all blocks of labels.
-
-    Args:
-        cell: Column of `start`.
-        start: (blocks, cells + 1), with `label` (m,) and `score` (4, m) what
-            `collect_candidates` gives.
-        to_label: (n,) written, ascending.
-        to_score: (4, n) written.
-
-    Returns:
-        How many there are.
-    """
-    count = 0
-    for b in range(start.shape[0]):
-        first = start[b, cell]
-        more = start[b, cell + 1] - first
-        for p in range(more):
-            to_label[count + p] = label[first + p]
-        for c in range(4):
-            for p in range(more):
-                to_score[c, count + p] = score[c, first + p]
-        count += more
-    return count
-
-
-@_fast
-def prune(
+def _prune(
     label: I32,
     score: F32,
+    first: int,
     count: int,
+    to: int,
     y_weight: F32,
     x_weight: F32,
     box: Box,
-    to_label: I32,
-    to_score: F32,
     weights: F32,
+    won: I32,
     value: F32,
     alive: U8,
 ) -> int:
@@ -78,15 +60,14 @@ def prune(
     Dropped are those that the winner at one of 3 x 3 pixels beats at all four corners of the box.
 
     Args:
-        label: (n,) int32 candidates, ascending.
+        label: (n,) int32 labels; the candidates are `count` >= 1 from `first` on, ascending.
         score: (4, n) float32 their scores at the corners of the cell.
-        count: How many there are, at least 1.
+        to: Where to copy to in `label` and `score`: `first`, or beyond the candidates.
         y_weight: (2, H) float32 weights of the upper and lower nodes.
         x_weight: (2, W) float32 weights of the left and right nodes.
         box: The pixels.
-        to_label: (n,) written; may be `label`.
-        to_score: (4, n) written; may be `score`.
-        weights: (4, LATTICE) float32 scratch.
+        weights: (5, LATTICE) float32 scratch, finite.
+        won: (LATTICE,) int32 scratch.
         value: (4, n) float32 scratch.
         alive: (n,) uint8 scratch.
 
@@ -94,61 +75,59 @@ def prune(
         How many are kept: 1 if one label wins in the whole box.
     """
     y0, y1, x0, x1 = box
-    best, won = np.full(LATTICE, _LOWEST, np.float32), np.empty(LATTICE, np.int32)
     for i in range(9):
         y, x = y0 + (i // 3) * (y1 - 1 - y0) // 2, x0 + (i % 3) * (x1 - 1 - x0) // 2
         for c in range(4):
             weights[c, i] = y_weight[c >> 1, y] * x_weight[c & 1, x]
-    for p in range(count):
+    for i in range(LATTICE):
+        weights[4, i] = _LOWEST
+    for p in range(first, first + count):
         s0, s1, s2, s3 = score[0, p], score[1, p], score[2, p], score[3, p]
         for i in range(LATTICE):
             v = weights[0, i] * s0 + weights[1, i] * s1 + weights[2, i] * s2 + weights[3, i] * s3
-            won[i] = p if v > best[i] else won[i]
-            best[i] = v if v > best[i] else best[i]
+            top = weights[4, i]
+            won[i] = p if v > top else won[i]
+            weights[4, i] = v if v > top else top
     if won[0] == won[2] and won[0] == won[6] and won[0] == won[8]:
-        to_label[0] = label[won[0]]
+        label[to] = label[won[0]]
         for c in range(4):
-            to_score[c, 0] = score[c, won[0]]
+            score[c, to] = score[c, won[0]]
         return 1
-    alive[:count] = 1
     for c in range(4):
         i = (c >> 1) * 6 + (c & 1) * 2
         w0, w1, w2, w3 = weights[0, i], weights[1, i], weights[2, i], weights[3, i]
-        for p in range(count):
-            v = w0 * score[0, p] + w1 * score[1, p] + w2 * score[2, p]
-            value[c, p] = v + w3 * score[3, p]
+        for p in range(first, first + count):
+            v = w0 * score[0, p] + w1 * score[1, p] + w2 * score[2, p] + w3 * score[3, p]
+            value[c, p - first] = v
+    for p in range(count):
+        alive[p] = 1
     for i in range(9):
         known = False
         for q in range(i):
             known = known or won[q] == won[i]
-        if not known:
-            _drop_beaten(value, count, won[i], alive)
+        if known:
+            continue
+        m = won[i] - first
+        m0, m1, m2, m3 = value[0, m], value[1, m], value[2, m], value[3, m]
+        # where both score the same the lower label wins: it is dropped only if beaten outright
+        for p in range(m):
+            low = (value[0, p] >= m0) | (value[1, p] >= m1)
+            alive[p] &= low | (value[2, p] >= m2) | (value[3, p] >= m3)
+        for p in range(np.uint64(m + 1), np.uint64(count)):
+            low = (value[0, p] > m0) | (value[1, p] > m1)
+            alive[p] &= low | (value[2, p] > m2) | (value[3, p] > m3)
     kept = 0
     for p in range(count):
         if alive[p]:
-            to_label[kept] = label[p]
+            label[to + kept] = label[first + p]
             for c in range(4):
-                to_score[c, kept] = score[c, p]
+                score[c, to + kept] = score[c, first + p]
             kept += 1
     return kept
 
 
 @_fast
-def _drop_beaten(value: F32, count: int, m: int, alive: U8) -> None:
-    m0, m1, m2, m3 = value[0, m], value[1, m], value[2, m], value[3, m]
-    # where both score the same the lower label wins: it is dropped only if beaten outright
-    for p in range(m):
-        alive[p] &= (
-            (value[0, p] >= m0) | (value[1, p] >= m1) | (value[2, p] >= m2) | (value[3, p] >= m3)
-        )
-    for p in range(np.uint64(m + 1), np.uint64(count)):
-        alive[p] &= (
-            (value[0, p] > m0) | (value[1, p] > m1) | (value[2, p] > m2) | (value[3, p] > m3)
-        )
-
-
-@_fast
-def fill(label: int, flag: bool, box: Box, labels: NDArray[Any], seen: Flags) -> None:
+def _fill(label: int, flag: bool, box: Box, labels: NDArray[Any], seen: Flags) -> None:
     """Paint a box with one label."""
     # unsigned here and below, so that no index can count from the end: these are plain fills
     begin, end = np.uint64(box[2]), np.uint64(box[3])
@@ -161,11 +140,20 @@ def fill(label: int, flag: bool, box: Box, labels: NDArray[Any], seen: Flags) ->
 
 @_fast
 def _paint_two(
-    d0: float, d1: float, d2: float, d3: float, above: int, below: int, above_flag: bool,
-    below_flag: bool, y_weight: F32, x_weight: F32, box: Box, labels: NDArray[Any], seen: Flags,
-) -> None:  # fmt: skip
-    """Paint a box with two labels, `above` where the number between d0 to d3 is above 0."""
+    difference: Corners,
+    above: int,
+    above_flag: bool,
+    below: int,
+    below_flag: bool,
+    y_weight: F32,
+    x_weight: F32,
+    box: Box,
+    labels: NDArray[Any],
+    seen: Flags,
+) -> None:
+    """Paint a box with two labels, `above` where the interpolated difference is above 0."""
     begin, end = np.uint64(box[2]), np.uint64(box[3])
+    d0, d1, d2, d3 = difference
     for y in range(box[0], box[1]):
         left = y_weight[0, y] * d0 + y_weight[1, y] * d2
         right = y_weight[0, y] * d1 + y_weight[1, y] * d3
@@ -176,94 +164,19 @@ def _paint_two(
 
 
 @_fast
-def _paint_many(
-    label: I32,
-    score: F32,
-    counts: I64,
-    difference: F64,
-    y_weight: F32,
-    x_weight: F32,
-    box: Box,
-    best: F32,
-    won: I32,
-    flags: Flags,
-    labels: NDArray[Any],
-    seen: Flags,
-) -> None:
-    """Paint a box with any number of labels of one or both sides; arguments as `paint_block`."""
-    begin, end = np.uint64(box[2]), np.uint64(box[3])
-    mixed = counts[0] > 0 and counts[1] > 0
-    k = 0 if counts[0] > 0 else 1
-    flag, one_kind = flags[label[k, 0]], True
-    for p in range(counts[k]):
-        one_kind = one_kind and flags[label[k, p]] == flag
-    for side in range(2):
-        if counts[side] == 1:
-            for x in range(begin, end):
-                won[side, x - begin] = label[side, 0]
-    for y in range(box[0], box[1]):
-        v0, v1 = y_weight[0, y], y_weight[1, y]
-        # four labels at a time; a call for each row would cost more than the row
-        for side in range(2):
-            count = counts[side]
-            if count < 2:
-                continue
-            for p in range(0, count, 4):
-                # filled up with the first one, which is not above itself
-                p1 = p + 1 if p + 1 < count else p
-                p2 = p + 2 if p + 2 < count else p
-                p3 = p + 3 if p + 3 < count else p
-                a0 = v0 * score[side, 0, p] + v1 * score[side, 2, p]
-                a1 = v0 * score[side, 1, p] + v1 * score[side, 3, p]
-                b0 = v0 * score[side, 0, p1] + v1 * score[side, 2, p1]
-                b1 = v0 * score[side, 1, p1] + v1 * score[side, 3, p1]
-                c0 = v0 * score[side, 0, p2] + v1 * score[side, 2, p2]
-                c1 = v0 * score[side, 1, p2] + v1 * score[side, 3, p2]
-                e0 = v0 * score[side, 0, p3] + v1 * score[side, 2, p3]
-                e1 = v0 * score[side, 1, p3] + v1 * score[side, 3, p3]
-                a, b, c, e = label[side, p], label[side, p1], label[side, p2], label[side, p3]
-                for x in range(begin, end):
-                    x0, x1 = x_weight[0, x], x_weight[1, x]
-                    at = won[side, x - begin]
-                    top = best[x - begin] if p > 0 else _LOWEST
-                    value = x0 * a0 + x1 * a1
-                    at = a if value > top else at
-                    top = value if value > top else top
-                    value = x0 * b0 + x1 * b1
-                    at = b if value > top else at
-                    top = value if value > top else top
-                    value = x0 * c0 + x1 * c1
-                    at = c if value > top else at
-                    top = value if value > top else top
-                    value = x0 * e0 + x1 * e1
-                    at = e if value > top else at
-                    top = value if value > top else top
-                    best[x - begin] = top
-                    won[side, x - begin] = at
-        if mixed:
-            left = v0 * difference[0] + v1 * difference[2]
-            right = v0 * difference[1] + v1 * difference[3]
-            for x in range(begin, end):
-                d = x_weight[0, x] * left + x_weight[1, x] * right
-                labels[y, x] = won[0, x - begin] if d > 0 else won[1, x - begin]
-                seen[y, x] = d > 0
-            continue
-        for x in range(begin, end):
-            labels[y, x] = won[k, x - begin]
-        if one_kind:
-            for x in range(begin, end):
-                seen[y, x] = flag
-        else:
-            for x in range(begin, end):
-                seen[y, x] = flags[won[k, x - begin]]
+def _better(score: float, label: int, best: float, won: int) -> tuple[float, int]:
+    return (score, label) if score > best else (best, won)
 
 
 @_fast
-def paint_block(
+def _paint_many(
     label: I32,
     score: F32,
-    counts: I64,
-    difference: F64,
+    seen_first: int,
+    seen_count: int,
+    unseen_first: int,
+    unseen_count: int,
+    difference: Corners,
     y_weight: F32,
     x_weight: F32,
     box: Box,
@@ -273,14 +186,14 @@ def paint_block(
     labels: NDArray[Any],
     seen: Flags,
 ) -> None:
-    """Paint a box of one cell.
+    """Paint a box with any number of labels.
 
     Args:
-        label: (2, n) int32 candidates of seen and of unseen pixels, ascending.
-        score: (2, 4, n) float32 their scores at the corners of the cell.
-        counts: (2,) how many there are; 0 if no pixel is of that kind, never twice.
-        difference: (4,) float64 seen minus unseen logit at the corners, used if both counts are
-            above 0; else overwritten.
+        label: (n,) int32 labels, ascending on each side, with `score` (4, n) float32 at the
+            corners of the cell.
+        seen_first: First candidate of seen pixels; `seen_count` 0 if no pixel is seen.
+        unseen_first: First candidate of unseen pixels, and `unseen_count` likewise.
+        difference: Seen minus unseen logit at the corners, used if both counts are above 0.
         y_weight: (2, H) float32 weights of the upper and lower nodes.
         x_weight: (2, W) float32 weights of the left and right nodes.
         box: The pixels.
@@ -290,27 +203,201 @@ def paint_block(
         labels: (H, W) map, written.
         seen: (H, W) bool, written.
     """
-    mixed = counts[0] > 0 and counts[1] > 0
-    k = 0 if counts[0] > 0 else 1
-    first = label[k, 0]
-    if not mixed and counts[k] == 1:
-        fill(first, flags[first], box, labels, seen)
-    elif mixed and counts[0] == 1 and counts[1] == 1:
-        _paint_two(
-            difference[0], difference[1], difference[2], difference[3], first, label[1, 0], True,
-            False, y_weight, x_weight, box, labels, seen,
-        )  # fmt: skip
-    elif not mixed and counts[k] == 2:
-        second = label[k, 1]
-        _paint_two(
-            np.float64(score[k, 0, 1]) - np.float64(score[k, 0, 0]),
-            np.float64(score[k, 1, 1]) - np.float64(score[k, 1, 0]),
-            np.float64(score[k, 2, 1]) - np.float64(score[k, 2, 0]),
-            np.float64(score[k, 3, 1]) - np.float64(score[k, 3, 0]),
-            second, first, flags[second], flags[first], y_weight, x_weight, box, labels, seen,
-        )  # fmt: skip
-    else:
-        _paint_many(
-            label, score, counts, difference, y_weight, x_weight, box, best, won, flags, labels,
-            seen,
-        )  # fmt: skip
+    begin, end = np.uint64(box[2]), np.uint64(box[3])
+    mixed = seen_count > 0 and unseen_count > 0
+    d0, d1, d2, d3 = difference
+    one_flag, flag = True, flags[label[seen_first if seen_count > 0 else unseen_first]]
+    if not mixed:
+        for p in range(seen_first, seen_first + seen_count):
+            one_flag = one_flag and flags[label[p]] == flag
+    for side in range(2):
+        if (unseen_count if side else seen_count) == 1:
+            a = label[unseen_first if side else seen_first]
+            for x in range(begin, end):
+                won[side, x - begin] = a
+    seen_row, unseen_row = seen_count > 0, unseen_count > 0
+    for y in range(box[0], box[1]):
+        v0, v1 = y_weight[0, y], y_weight[1, y]
+        left, right = v0 * d0 + v1 * d2, v0 * d1 + v1 * d3
+        if mixed:  # many rows are of one kind from end to end
+            z = end - np.uint64(1)
+            start_seen = x_weight[0, begin] * left + x_weight[1, begin] * right > 0
+            end_seen = x_weight[0, z] * left + x_weight[1, z] * right > 0
+            seen_row, unseen_row = start_seen or end_seen, not (start_seen and end_seen)
+            flag = seen_row
+        for side in range(2):
+            first = unseen_first if side else seen_first
+            stop = first + (unseen_count if side else seen_count)
+            if stop - first == 1 or not (unseen_row if side else seen_row):
+                continue
+            for p in range(first, stop, 4):
+                # four at a time, filled up with the first one, which is not above itself
+                p1 = p + 1 if p + 1 < stop else p
+                p2 = p + 2 if p + 2 < stop else p
+                p3 = p + 3 if p + 3 < stop else p
+                a0, a1 = v0 * score[0, p] + v1 * score[2, p], v0 * score[1, p] + v1 * score[3, p]
+                b0 = v0 * score[0, p1] + v1 * score[2, p1]
+                b1 = v0 * score[1, p1] + v1 * score[3, p1]
+                c0 = v0 * score[0, p2] + v1 * score[2, p2]
+                c1 = v0 * score[1, p2] + v1 * score[3, p2]
+                e0 = v0 * score[0, p3] + v1 * score[2, p3]
+                e1 = v0 * score[1, p3] + v1 * score[3, p3]
+                a, b, c, e = label[p], label[p1], label[p2], label[p3]
+                if p == first:
+                    for x in range(begin, end):
+                        x0, x1 = x_weight[0, x], x_weight[1, x]
+                        top, at = x0 * a0 + x1 * a1, a
+                        top, at = _better(x0 * b0 + x1 * b1, b, top, at)
+                        top, at = _better(x0 * c0 + x1 * c1, c, top, at)
+                        top, at = _better(x0 * e0 + x1 * e1, e, top, at)
+                        best[x - begin] = top
+                        won[side, x - begin] = at
+                else:
+                    for x in range(begin, end):
+                        x0, x1 = x_weight[0, x], x_weight[1, x]
+                        top, at = best[x - begin], won[side, x - begin]
+                        top, at = _better(x0 * a0 + x1 * a1, a, top, at)
+                        top, at = _better(x0 * b0 + x1 * b1, b, top, at)
+                        top, at = _better(x0 * c0 + x1 * c1, c, top, at)
+                        top, at = _better(x0 * e0 + x1 * e1, e, top, at)
+                        best[x - begin] = top
+                        won[side, x - begin] = at
+        if seen_row and unseen_row:
+            for x in range(begin, end):
+                d = x_weight[0, x] * left + x_weight[1, x] * right
+                labels[y, x] = won[0, x - begin] if d > 0 else won[1, x - begin]
+                seen[y, x] = d > 0
+            continue
+        only = 0 if seen_row else 1
+        for x in range(begin, end):
+            labels[y, x] = won[only, x - begin]
+        if one_flag:
+            for x in range(begin, end):
+                seen[y, x] = flag
+        else:
+            for x in range(begin, end):
+                seen[y, x] = flags[won[only, x - begin]]
+
+
+@_fast
+def paint_tile(
+    label: I32,
+    score: F32,
+    first: I64,
+    count: I64,
+    difference: F64,
+    y_axis: Axis,
+    x_axis: Axis,
+    cy0: int,
+    cx0: int,
+    flags: Flags,
+    labels: NDArray[Any],
+    seen: Flags,
+) -> None:
+    """Paint the pixels of a tile of cells.
+
+    Args:
+        label: (n,) int32 labels, and `score` (4, n) float32 at the corners of their cells; from
+            index `count.sum()` on scratch for twice the most candidates of a cell.
+        first: (2, rows, columns) index of each cell's candidates of seen and unseen pixels.
+        count: (2, rows, columns) how many there are, ascending; 0 if there are no such pixels.
+        difference: (h, w) float64 seen minus unseen logit at the nodes, used where there are both.
+        y_axis: First node, first pixel of each row of cells, and pixel weights of the nodes.
+        x_axis: Likewise.
+        cy0: Row of the tile's first cell; `cx0` its column.
+        flags: (K,) bool, what to write to `seen` where a label wins.
+        labels: (H, W) map, written.
+        seen: (H, W) bool, written.
+    """
+    h, w = difference.shape
+    y_first, y_start, y_weight = y_axis
+    x_first, x_start, x_weight = x_axis
+    spare, most, longest = count.sum(), count.max(), 0
+    for j in range(count.shape[2]):
+        longest = max(longest, x_start[cx0 + j + 1] - x_start[cx0 + j])
+    # zeros, since what is left in memory may be a NaN, which the compiled code assumes away
+    best, won = np.zeros(longest, np.float32), np.zeros((2, longest), np.int32)
+    weights, winner = np.zeros((5, LATTICE), np.float32), np.zeros(LATTICE, np.int32)
+    value, alive = np.zeros((4, most), np.float32), np.zeros(most, np.uint8)
+    for i in range(count.shape[1]):
+        y0, y1 = y_start[cy0 + i], y_start[cy0 + i + 1]
+        run, run_start, x1 = -1, 0, 0  # cells of one label side by side are painted together
+        for j in range(count.shape[2]):
+            n0, n1, p0, p1 = count[0, i, j], count[1, i, j], first[0, i, j], first[1, i, j]
+            if n0 + n1 == 0:
+                continue
+            sole = -1
+            if n0 + n1 == 1:
+                sole = label[p0] if n0 == 1 else label[p1]
+            if run >= 0 and sole != run:
+                _fill(run, flags[run], (y0, y1, run_start, x1), labels, seen)
+            x0, x1 = x_start[cx0 + j], x_start[cx0 + j + 1]
+            if sole < 0 or sole != run:
+                run, run_start = sole, x0
+            if sole >= 0:
+                continue
+            if n0 > FEW:
+                n0 = _prune(
+                    label, score, p0, n0, p0, y_weight, x_weight, (y0, y1, x0, x1), weights,
+                    winner, value, alive,
+                )  # fmt: skip
+            if n1 > FEW:
+                n1 = _prune(
+                    label, score, p1, n1, p1, y_weight, x_weight, (y0, y1, x0, x1), weights,
+                    winner, value, alive,
+                )  # fmt: skip
+            d0 = d1 = d2 = d3 = 0.0
+            if n0 > 0 and n1 > 0:
+                r, q = y_first + cy0 + i, x_first + cx0 + j
+                r0, r1, q0, q1 = max(r, 0), min(r + 1, h - 1), max(q, 0), min(q + 1, w - 1)
+                d0, d1 = difference[r0, q0], difference[r0, q1]
+                d2, d3 = difference[r1, q0], difference[r1, q1]
+            parts = 4 if max(n0, n1) > MANY and (y1 - y0) * (x1 - x0) > SMALL else 1
+            ya, yb, xa, xb = y0, y1, x0, x1
+            k0, k1, s0, s1 = n0, n1, p0, p1
+            for part in range(parts):
+                if parts == 4:
+                    ym, xm = (y0 + y1) // 2, (x0 + x1) // 2
+                    ya, yb = (ym, y1) if part & 2 else (y0, ym)
+                    xa, xb = (xm, x1) if part & 1 else (x0, xm)
+                    if ya == yb or xa == xb:
+                        continue
+                    s0, s1 = spare, spare + n0
+                    if n0 > 0:
+                        k0 = _prune(
+                            label, score, p0, n0, s0, y_weight, x_weight, (ya, yb, xa, xb),
+                            weights, winner, value, alive,
+                        )  # fmt: skip
+                    if n1 > 0:
+                        k1 = _prune(
+                            label, score, p1, n1, s1, y_weight, x_weight, (ya, yb, xa, xb),
+                            weights, winner, value, alive,
+                        )  # fmt: skip
+                box = (ya, yb, xa, xb)
+                if k0 + k1 == 1:
+                    a = label[s0] if k0 == 1 else label[s1]
+                    _fill(a, flags[a], box, labels, seen)
+                elif k0 == 1 and k1 == 1:
+                    _paint_two(
+                        (d0, d1, d2, d3), label[s0], True, label[s1], False, y_weight, x_weight,
+                        box, labels, seen,
+                    )  # fmt: skip
+                elif k0 + k1 == 2:
+                    s = s0 if k0 == 2 else s1
+                    a, b = label[s], label[s + 1]
+                    margin = (
+                        np.float64(score[0, s + 1]) - np.float64(score[0, s]),
+                        np.float64(score[1, s + 1]) - np.float64(score[1, s]),
+                        np.float64(score[2, s + 1]) - np.float64(score[2, s]),
+                        np.float64(score[3, s + 1]) - np.float64(score[3, s]),
+                    )
+                    _paint_two(
+                        margin, b, flags[b], a, flags[a], y_weight, x_weight, box, labels, seen
+                    )
+                else:
+                    _paint_many(
+                        label, score, s0, k0, s1, k1, (d0, d1, d2, d3), y_weight, x_weight, box,
+                        best, won, flags, labels, seen,
+                    )  # fmt: skip
+        if run >= 0:
+            _fill(run, flags[run], (y0, y1, run_start, x1), labels, seen)

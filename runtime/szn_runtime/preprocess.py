@@ -14,7 +14,7 @@ from szn_runtime.errors import InputError
 from szn_runtime.geometry import GridGeometry
 from szn_runtime.manifest import Preprocess
 
-__all__ = ["Layout", "Normaliser", "check_frame", "normalise_into", "plan"]
+__all__ = ["Layout", "Normaliser", "check_frame", "normalise_into", "plan", "warm_up"]
 
 # 16 times a 4K frame; more is a mistake in the options, and would fill the memory
 _MAX_SIDE = 1 << 16
@@ -243,3 +243,10 @@ def normalise_into(
 ) -> None:
     """Resize, normalise and pad one frame, without a `Normaliser` to keep; see its call."""
     Normaliser(preprocess)(image_bgr, layout, out)
+
+
+def warm_up(preprocess: Preprocess) -> None:
+    """Compile the kernel that shrinks frames, or load it from the cache on disk."""
+    layout = Layout(frame_hw=(3, 3), resized_hw=(2, 2), padded_hw=(2, 2))
+    frame, out = np.zeros((3, 3, 3), np.uint8), np.empty((3, 2, 2), np.float32)
+    Normaliser(preprocess)(frame, layout, out)

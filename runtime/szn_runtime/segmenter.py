@@ -312,14 +312,13 @@ class Segmenter:
         Args:
             frame_hw: Size of the frames to come, if it is known: the network runs once.
         """
-        from szn_runtime import confidence, sei
+        from szn_runtime import confidence, preprocess, sei
 
+        preprocess.warm_up(self.bundle.manifest.preprocess)
         dim = self.bundle.manifest.dim
         sei.warm_up(dim, count=len(self.labels))
         if self.unknown_below is not None:
             confidence.warm_up(dim)
-        # a size that needs the kernel of shrinking
-        self.preprocess([np.zeros((2 * self.long_side + 1, 2 * self.long_side + 1, 3), np.uint8)])
         if frame_hw is not None:
             self(np.zeros((*frame_hw, 3), np.uint8))
 

@@ -100,6 +100,8 @@ class FakeCuda:
             if isinstance(failure, Exception):
                 raise failure
             if failure is not None:
+                if name == "cudaStreamSynchronize":
+                    self.streams[arguments[0]].clear()  # what failed is over
                 return (failure, *[None] * values)
             result = body(*arguments)
             return (CudaError.cudaSuccess, result) if values else (CudaError.cudaSuccess,)
@@ -271,9 +273,9 @@ class Context:
         return True
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        n, channels, *_ = self._engine.tensors[name]["shape"]
+        channels = self._engine.tensors[name]["shape"][1]
         if self._shape is None or "get_tensor_shape" in self._fake.failures:
-            return (n, channels, -1, -1)
+            return (self._shape[0] if self._shape else -1, channels, -1, -1)
         stride = self._engine.document["stride"]
         return (self._shape[0], channels, self._shape[2] // stride, self._shape[3] // stride)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -173,3 +174,85 @@ def test_help_names_the_options() -> None:
     for option in ("--camera", "--demo", "--labels", "--masks", "--json", "--report", "--policy"):
         assert option in outcome.output
     assert "szn-run clip.mp4 -o labelled.mp4" in outcome.output
+
+
+def test_several_inputs_run_together(tiny: str, photo: Path, tmp_path: Path) -> None:
+    long = write_clip(tmp_path / "long.mp4", frames=14)
+    short = write_clip(tmp_path / "short.mp4", frames=5, size_hw=(64, 48))
+    lines, report = tmp_path / "o.jsonl", tmp_path / "r.json"
+    outcome = run(
+        *(long, short, photo, "--bundle", tiny, "--backend", "fake", "--json", lines),
+        *("-o", tmp_path / "{name}.mkv", "--report", report),
+    )
+    assert outcome.exit_code == 0, outcome.output
+    assert len(decoded(tmp_path / "long.mkv")) == 14
+    assert [frame.shape for frame in decoded(tmp_path / "short.mkv")] == [(64, 48, 3)] * 5
+    records = [json.loads(line) for line in lines.read_text().splitlines()]
+    for name, count in (("long", 14), ("short", 5), ("photo", 1)):
+        assert [r["frame"] for r in records if r["source"] == name] == list(range(count))
+    document = json.loads(report.read_text())
+    assert document["batch"] == 3
+    assert [source["frames"] for source in document["sources"]] == [14, 5, 1]
+    assert outcome.output.count(f"wrote {lines}") == 1
+
+
+def test_options_of_the_decision(tiny: str, photo: Path, tmp_path: Path) -> None:
+    lines, sure = tmp_path / "o.jsonl", tmp_path / "sure"
+
+    def shares(*options: object) -> dict[str, float]:
+        outcome = run(
+            *(photo, "--bundle", tiny, "--backend", "fake", "--json", lines, "--labels"),
+            *("red, blue", "--confidence", sure, *options),
+        )
+        assert outcome.exit_code == 0, outcome.output
+        record = json.loads(lines.read_text())
+        assert isinstance(record["shares"], dict)
+        return record["shares"]
+
+    assert set(shares()) == {"red", "blue"}
+    # green and white are far from red and blue, but for the pixels between two colours
+    unknown = shares("--unknown-below", 0.9)
+    assert 0.4 < unknown["unknown"] < 0.6
+    assert set(shares("--no-seenmask", "--unknown-below", -1)) == {"red", "blue"}
+    grey = cv2.imread(str(sure / "photo.png"), cv2.IMREAD_UNCHANGED)
+    assert grey.shape == (48, 64)
+    outcome = run(photo, "--bundle", tiny, "--backend", "fake", "--json", lines, "--top-k", 2)
+    assert outcome.exit_code == 0, outcome.output
+    assert all(len(r["words"]) == 2 for r in json.loads(lines.read_text())["regions"])
+
+
+def test_bench_prints_reports_and_writes_nothing_else(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    clip, report = write_clip(tmp_path / "in.mp4", frames=7), tmp_path / "r.json"
+    common = ("--bundle", tiny, "--backend", "fake", "--bench", "--limit", 5)
+    outcome = run(clip, *common, "--report", report)
+    assert outcome.exit_code == 0, outcome.output
+    assert "synthetic-640x480:" in outcome.output
+    assert "in:" in outcome.output
+    assert outcome.output.count("5 frames") == 2
+    assert json.loads(report.read_text())["sources"][0]["name"] == "in"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4", "r.json"]
+    alone = run(*common)
+    assert alone.exit_code == 0, alone.output
+    assert "demo:" in alone.output
+    refused = run(*common, "-o", "x.mp4")
+    assert refused.exit_code == 2
+    assert "--bench writes no outputs" in refused.output
+
+
+def test_auto_says_what_it_chose(tiny: str, photo: Path) -> None:
+    outcome = run(photo, "--bundle", tiny, "--precision", "fp32")
+    assert outcome.exit_code == 0, outcome.output
+    assert re.search(r"^backend (onnxruntime|openvino) fp32: ", outcome.output, re.MULTILINE)
+
+
+def test_precisions_and_devices_that_are_not_there(tiny: str, photo: Path) -> None:
+    for option, value, message in (
+        ("--precision", "fp8", "unknown precision: got fp8"),
+        ("--device", "npu", "unknown device: got npu"),
+    ):
+        outcome = run(photo, "--bundle", tiny, "--backend", "onnxruntime", option, value)
+        assert outcome.exit_code == 2
+        assert message in outcome.output

@@ -119,7 +119,7 @@ class TestFacts:
     def test_facts_that_are_missing(self) -> None:
         with pytest.raises(BundleError, match=r"facts of fp16.engine .*got \{\}"):
             EngineFacts.from_artefact(artefact({}))
-        with pytest.raises(BundleError, match="artefact.kind .*got onnx, expected tensorrt"):
+        with pytest.raises(BundleError, match=r"artefact.kind .*got onnx, expected tensorrt"):
             EngineFacts.from_artefact(artefact(facts().to_json(), kind="onnx"))
 
     @pytest.mark.parametrize(
@@ -250,9 +250,11 @@ class TestLibrary:
                     fix="do that",
                 )
         # what an earlier call logged is no reason for this one to fail
-        with pytest.raises(BackendError, match="^it fails: got no reason from TensorRT$"):
+        with pytest.raises(BackendError, match=r"^it fails: got no reason from TensorRT$"):
             library.call("it fails", lambda: None)
-        with pytest.raises(BackendError, match="^it fails: got invalid literal.*nullptr") as caught:
+        with pytest.raises(
+            BackendError, match=r"^it fails: got invalid literal.*nullptr"
+        ) as caught:
             library.call("it fails", lambda: int("nullptr"))
         assert isinstance(caught.value.__cause__, ValueError)
 
