@@ -1,20 +1,24 @@
-"""What the benchmarks share: facts of the machine, and the file that a run is written to."""
+"""What the benchmarks share: facts of the machine, its peak, and the file that a run goes to."""
 
 from __future__ import annotations
 
 import datetime
+import importlib.util
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from szn_runtime.backends.base import usable_cores
 
-__all__ = ["machine_facts", "write_report"]
+__all__ = ["ProductPeak", "machine_facts", "write_report"]
 
 _LIBRARIES = (
     "szn", "numpy", "numba", "opencv-python", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino",
@@ -22,6 +26,9 @@ _LIBRARIES = (
 )  # fmt: skip
 # what decides which kernels a library picks for a network
 _ABILITIES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "asimd")
+
+_SIDE, _PRODUCTS = 2048, 4  # in a row, so that converting input and output hardly counts
+_TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 
 def machine_facts() -> dict[str, Any]:
@@ -66,6 +73,92 @@ def write_report(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+class ProductPeak:
+    """The most floating-point operations a second that matrix products reach in a precision.
+
+    Products of 2048 x 2048 matrices, the right one constant, in OpenVINO, or for fp32 in
+    onnxruntime where OpenVINO is missing. Sampled all through a run, the best sample counts: the
+    peak is a bound, and other programs only lower it.
+
+    Args:
+        precision: "fp32", "bf16" or "fp16".
+        threads: That may compute.
+
+    Raises:
+        LookupError: If no library here computes such products.
+    """
+
+    def __init__(self, precision: str, threads: int) -> None:
+        self._run, self.library = _products(precision, threads)
+        self._run()
+        self.samples: list[float] = []
+
+    def sample(self, seconds: float) -> None:
+        """Compute for that long, and twice at least."""
+        end_s = time.perf_counter() + seconds
+        taken = 0
+        while taken < 2 or time.perf_counter() < end_s:
+            start_s = time.perf_counter()
+            self._run()
+            self.samples.append(2 * _SIDE**3 * _PRODUCTS / (time.perf_counter() - start_s))
+            taken += 1
+
+    @property
+    def flops(self) -> float:
+        """Operations a second, of the best sample."""
+        return max(self.samples)
+
+
+def _products(precision: str, threads: int) -> tuple[Callable[[], Any], str]:
+    """What computes the products once, and the library that it is made with."""
+    random = np.random.default_rng(0)
+    # so that the products neither grow nor vanish
+    weights = random.normal(scale=_SIDE**-0.5, size=(_PRODUCTS, _SIDE, _SIDE)).astype(np.float32)
+    start = random.normal(size=(_SIDE, _SIDE)).astype(np.float32)
+    if importlib.util.find_spec("openvino") is not None:
+        import openvino as ov
+
+        core = ov.Core()
+        capable = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if precision not in _TYPES or precision.upper() not in capable:
+            raise LookupError(f"no {precision} products in OpenVINO here")
+        node = parameter = ov.opset13.parameter([_SIDE, _SIDE], np.float32)
+        for weight in weights:
+            node = ov.opset13.matmul(node, ov.opset13.constant(weight), False, False)
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": _TYPES[precision],
+            "INFERENCE_NUM_THREADS": threads,
+            "ENABLE_CPU_PINNING": False,
+        }
+        model = ov.Model([ov.opset13.result(node)], [parameter], "products")
+        request = core.compile_model(model, "CPU", settings).create_infer_request()
+        request.set_input_tensor(ov.Tensor(start))
+        return request.infer, "openvino"
+    if precision != "fp32" or importlib.util.find_spec("onnxruntime") is None:
+        raise LookupError(f"nothing installed computes {precision} products")
+    import onnxruntime as ort
+    from onnx import TensorProto, helper, numpy_helper
+
+    names = ["start", *(f"product{index}" for index in range(_PRODUCTS))]
+    square = [_SIDE, _SIDE]
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", [names[index], f"weight{index}"], [names[index + 1]])
+            for index in range(_PRODUCTS)
+        ],
+        "products",
+        [helper.make_tensor_value_info(names[0], TensorProto.FLOAT, square)],
+        [helper.make_tensor_value_info(names[-1], TensorProto.FLOAT, square)],
+        [numpy_helper.from_array(weight, f"weight{i}") for i, weight in enumerate(weights)],
+    )
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    session = ort.InferenceSession(model.SerializeToString(), options)
+    return (lambda: session.run(None, {names[0]: start})), "onnxruntime"
 
 
 def _cpu_lines() -> dict[str, str]:

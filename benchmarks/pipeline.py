@@ -1,6 +1,6 @@
 """`szn-run` end to end on a clip, against the bare network and against what people write instead.
 
-    python benchmarks/pipeline.py                 # the driving clip, 21 and 1,000 labels
+    python benchmarks/pipeline.py                 # 21 and 1,000 labels, some minutes
     python benchmarks/pipeline.py --quick
 
 In one run, the variants taking turns:
@@ -149,7 +149,11 @@ class PlainScript:
 
 
 def thesis_fps(
-    clip: Path, network: SeenmaskZeroShotNetwork, segmenter: Segmenter, labels: LabelSet, frames: int
+    clip: Path,
+    network: SeenmaskZeroShotNetwork,
+    segmenter: Segmenter,
+    labels: LabelSet,
+    frames: int,
 ) -> float:
     """Frames per second of the thesis' method over the first frames of the clip."""
     capture = cv2.VideoCapture(str(clip))
@@ -194,7 +198,7 @@ def measure(
     quick: bool,
 ) -> list[dict[str, Any]]:
     """Rows of one backend: each number the median of rounds that take turns."""
-    times, rounds = (1, 3) if quick else (3, 7)
+    times, rounds = (1, 2) if quick else (3, 7)
     options = BackendOptions(precision=precision, hint="throughput")
     rows = []
     with (
@@ -212,7 +216,7 @@ def measure(
             segmenter.warm_up()
             plain = PlainScript(bundle, labels)
             slow = 4 if count > 100 else 30
-            slow = max(2, slow // 3) if quick else slow
+            slow = max(1, slow // 8) if quick else slow
             variants: dict[str, Callable[[], float]] = {
                 "network": lambda: network_fps(opened, tensors, 101 * times),
                 "plain": lambda plain=plain, slow=slow: plain.fps(clip, size_wh, slow),  # type: ignore[misc]
@@ -228,7 +232,7 @@ def measure(
             found: dict[str, list[float]] = {name: [] for name in variants}
             for turn in range(rounds + 1):
                 for name, run in variants.items():
-                    if name in ("plain", "thesis") and turn > 3:
+                    if name in ("plain", "thesis") and not 0 < turn < 4:
                         continue  # they are slow, and far from the others
                     fps = run()
                     if turn:  # the first turn warms up
@@ -273,7 +277,7 @@ def main(
     plot: Path | None,
 ) -> None:
     """Measure szn-run end to end against the bare network, a plain script and the thesis' way."""
-    console = Console()
+    console = Console(width=120)
     bundle = Bundle.open(bundle_path or default_bundle_path())
     manifest = bundle.manifest
     torch.manual_seed(0)

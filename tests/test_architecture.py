@@ -44,7 +44,8 @@ EXTRA
 print("clean")
 """
 FORBIDDEN = {"torch", "torchvision", "timm", "gensim", "sklearn", "scipy", "matplotlib", "onnx"}
-FORBIDDEN |= {"onnxruntime", "openvino", "tensorrt", "szn_train", "szn_export"}
+FORBIDDEN |= {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"}
+FORBIDDEN |= {"cuda", "szn_train", "szn_export"}
 
 
 def run_probe(extra: str = "") -> subprocess.CompletedProcess[str]:

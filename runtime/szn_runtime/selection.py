@@ -33,7 +33,16 @@ __all__ = ["Choice", "Measured", "choose_backend"]
 # A less exact precision, or a library that is not the first, has to be worth it.
 _WORTH = 0.9
 _FLOATS = {"onnxruntime": ("fp32",), "openvino": ("fp32", "bf16", "fp16"), "tensorrt": ()}
-_LIBRARIES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx", "szn")
+_LIBRARIES = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "szn",
+    "tensorrt",
+    "tensorrt-rtx",
+    "tensorrt-rtx-cu13-bindings",
+    "tensorrt-rtx-cu13-libs",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,7 +234,7 @@ def _facts(
         with suppress(metadata.PackageNotFoundError):
             versions[library] = metadata.version(library)
     return {
-        "machine": [platform.machine(), _processor(), options.cpu_threads],
+        "machine": [platform.machine(), _processor(), _gpus(), options.cpu_threads],
         "bundle": bundle.manifest.checksum,
         "input_shape": list(input_shape),
         "options": dataclasses.asdict(options),
@@ -241,6 +250,16 @@ def _processor() -> str:
         return platform.processor()
     first = [line for line in lines if line.startswith(("model name", "flags", "Features"))][:2]
     return hashlib.sha256("\n".join(first).encode()).hexdigest()[:16]
+
+
+def _gpus() -> list[str]:
+    """Names of NVIDIA's GPUs, as their driver for Linux lists them."""
+    names = []
+    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        with suppress(OSError):
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            names += [line for line in lines if line.startswith("Model")]
+    return names
 
 
 def _recall(path: Path, facts: dict[str, Any]) -> Choice | None:

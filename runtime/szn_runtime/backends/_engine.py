@@ -110,8 +110,9 @@ class EngineFacts:
         right = _is_text(self.version, r"\d+(\.\d+){2,}.*")
         require(right, "engine's version", self.version, "such as 10.3.0")
         capabilities = self.compute_capabilities
-        right = isinstance(capabilities, tuple)
-        right = right and all(_is_text(each, r"\d+\.\d") for each in capabilities)
+        right = isinstance(capabilities, tuple) and all(
+            _is_text(c, r"\d+\.\d") for c in capabilities
+        )
         require(right, "engine's compute_capabilities", capabilities, "such as 8.7")
         right = _is_text(self.onnx_sha256, r"[0-9a-f]{64}")
         require(right, "engine's onnx_sha256", self.onnx_sha256, "64 hexadecimal digits")
@@ -131,11 +132,12 @@ class EngineFacts:
         require(artefact.kind == "tensorrt", "artefact.kind", artefact.kind, "tensorrt")
         facts = _fields(artefact.facts, cls, f"facts of {artefact.file}")
         profile = _fields(facts["profile"], Profile, "engine profile")
-        capabilities = _list(facts["compute_capabilities"], "engine's compute_capabilities")
         return cls(
             flavour=facts["flavour"],
             version=facts["version"],
-            compute_capabilities=tuple(capabilities),
+            compute_capabilities=tuple(
+                _list(facts["compute_capabilities"], "compute_capabilities")
+            ),
             profile=Profile(**{key: tuple(_list(profile[key], key)) for key in profile}),
             inputs=_tensors(facts["inputs"], "engine's inputs"),
             outputs=_tensors(facts["outputs"], "engine's outputs"),
@@ -170,9 +172,8 @@ class EngineFacts:
         Raises:
             BackendError: If its compute capability is another, or cannot do the precision.
         """
-        built = self.compute_capabilities
-        if built and gpu.capability not in built:
-            expected = f"compute capability {', '.join(built)}"
+        if self.compute_capabilities and gpu.capability not in self.compute_capabilities:
+            expected = f"compute capability {', '.join(self.compute_capabilities)}"
             raise BackendError(
                 "the engine was built for another GPU", got=gpu, expected=expected, fix=REBUILD
             )
