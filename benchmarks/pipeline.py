@@ -382,7 +382,8 @@ def _plot(rows: list[dict[str, Any]], path: Path) -> None:
     axes.set_xticks(
         at + 0.3,
         [
-            f"{r['backend']} {r['precision']}\n{r['labels']} labels{', H.264' if r['encode'] else ''}"
+            f"{r['backend']} {r['precision']}\n"
+            f"{r['labels']} labels{', H.264' if r['encode'] else ''}"
             for r in rows
         ],
         rotation=30,

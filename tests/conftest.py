@@ -7,6 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# an example that compiles a kernel takes long, and so does any on a busy machine
+settings.register_profile("szn", deadline=None)
+settings.load_profile("szn")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

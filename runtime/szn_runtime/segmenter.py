@@ -312,7 +312,8 @@ class Segmenter:
         Args:
             frame_hw: Size of the frames to come, if it is known: the network runs once.
         """
-        from szn_runtime import confidence, preprocess, sei
+        # importing the kernels of overlays compiles them
+        from szn_runtime import _overlay_kernels, confidence, preprocess, sei  # noqa: F401
 
         preprocess.warm_up(self.bundle.manifest.preprocess)
         dim = self.bundle.manifest.dim

@@ -50,7 +50,8 @@ def test_network_that_fails(bundle: Bundle) -> None:
     pipeline = pipeline_of(source, segmenter(bundle, fail_at=5), [sink])
     with pytest.raises(BackendError, match="the fake backend failed: got call 5"):
         pipeline.run()
-    assert sink.indices == list(range(5))
+    # two frames are ready for the network at a time: the sixth call may be that of the seventh
+    assert sink.indices in (list(range(5)), list(range(6)))
     assert (sink.closed, source.closed) == (1, 1)
     assert source.read < 500
 

@@ -37,6 +37,10 @@ class JsonLines(Sink):
             raise UsageError("words per region are out of range", got=top_k, expected=">= 0")
         check_file(path)
         self._top_k = top_k
+        if top_k:
+            from szn_runtime.regions import warm_up
+
+            warm_up(dim=1)  # so that the first frame is not slow
         self.path: Path | None = path
         self._where = path
         self._file: TextIO | None = None
