@@ -50,8 +50,9 @@ def test_network_that_fails(bundle: Bundle) -> None:
     pipeline = pipeline_of(source, segmenter(bundle, fail_at=5), [sink])
     with pytest.raises(BackendError, match="the fake backend failed: got call 5"):
         pipeline.run()
-    # two frames are ready for the network at a time: the sixth call may be that of the seventh
-    assert sink.indices in (list(range(5)), list(range(6)))
+    # two frames are ready for the network at a time, and either may get the sixth call
+    assert len(sink.indices) in (4, 5, 6)
+    assert sink.indices == list(range(len(sink.indices)))
     assert (sink.closed, source.closed) == (1, 1)
     assert source.read < 500
 
