@@ -18,6 +18,7 @@ from szn_runtime.bundle_writer import write_bundle
 from szn_runtime.errors import BundleError, InputError
 from szn_runtime.labels import LabelSet
 from szn_runtime.manifest import Artefact, Manifest, Preprocess
+from szn_runtime.onnx_guard import check_onnx
 from szn_runtime.vocabulary import Projection, Vocabulary
 
 __all__ = [
@@ -210,12 +211,15 @@ class Bundle:
         )
 
     def model_bytes(self, precision: str = "fp32") -> bytes:
-        """The verified ONNX file of a precision.
+        """The verified ONNX file of a precision, which is a plain network (see `check_onnx`).
 
         Raises:
-            BundleError: If there is none, or it is damaged.
+            BundleError: If there is none, it is damaged, or it would do more than a network does.
         """
-        return self.read(self.artefact(precision=precision).file)
+        name = self.artefact(precision=precision).file
+        data = self.read(name)
+        check_onnx(data, source=f"{name} of {self.path}")
+        return data
 
 
 def default_bundle_path() -> Path:

@@ -241,3 +241,13 @@ def test_a_precision_that_is_not_there(folder: Path) -> None:
 
 def test_default_bundle_lies_in_the_package() -> None:
     assert default_bundle_path().parts[-3:] == ("szn_runtime", "assets", "szn-mini")
+
+
+def test_a_model_that_loops_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
+    from tests.runtime.test_onnx_guard import endless_loop
+
+    bundle = Bundle.open(
+        catalogue.tiny_bundle(tmp_path / "tiny", files={"model.onnx": endless_loop()})
+    )
+    with pytest.raises(BundleError, match=r"model\.onnx of .*tiny is refused: got the operator L"):
+        bundle.model_bytes()

@@ -100,13 +100,9 @@ class OpenVinoBackend(Backend):
             BackendError: As for the class.
             MissingDependencyError: If OpenVINO is not installed.
         """
-        artefact = bundle.artefact(precision="int8" if options.precision == "int8" else "fp32")
-        return cls(
-            bundle.read(artefact.file),
-            bundle.manifest,
-            options,
-            model_sha256=bundle.manifest.files[artefact.file]["sha256"],
-        )
+        precision = "int8" if options.precision == "int8" else "fp32"
+        digest = bundle.manifest.files[bundle.artefact(precision=precision).file]["sha256"]
+        return cls(bundle.model_bytes(precision), bundle.manifest, options, model_sha256=digest)
 
     def _settings_of(self, options: BackendOptions, model_sha256: str | None) -> dict[str, Any]:
         """OpenVINO's properties for compiling."""
