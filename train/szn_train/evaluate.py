@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from szn_runtime.errors import InputError
+from szn_runtime.geometry import GridGeometry
 from szn_runtime.labels import LabelSet
 from szn_runtime.preprocess import normalise_into, plan
 from szn_runtime.sei import segment_grid
@@ -19,9 +20,10 @@ from szn_train.datasets import FolderDataset
 from szn_train.metrics import Mode, Scores, confusion_matrix, harmonic_mean, scores
 from szn_train.progress import Progress
 from szn_train.run import Run
+from szn_train.semantic import LabelSpace
 from szn_train.transforms import preprocess_of
 
-__all__ = ["GROUPS", "MODES", "Evaluation", "evaluate"]
+__all__ = ["GROUPS", "MODES", "Decisions", "Evaluation", "evaluate"]
 
 GROUPS = ("overall", "seen", "train_seen", "unseen")
 """Subsets of the labels that are scored: `seen` is train_seen and train_unseen as in the thesis,
@@ -123,18 +125,26 @@ def evaluate(
             got=f"{', '.join(odd[:5])} in one of them" if odd else "another order",
             fix="evaluate on a data set with the classes.txt of the training",
         )
-    models = (
-        ("FCN-JE", "SZN", "SZN-PS") if len(split.train_seen) < len(split.labels) else ("FCN-JE",)
-    )
+    decide = Decisions(split, run.space)
+    models = decide.models
+    preprocess = preprocess_of(run.network.backbone.info, run.config.long_side)
     confusions = {m: np.zeros((len(split.labels),) * 2, dtype=np.int64) for m in models}
-    predict = _Predictor(run)
     right = known = 0
     is_seen = split.is_member(split.train_seen)
     with progress, progress.task(f"evaluate {dataset.split}", len(dataset.ids)) as task:
         for image_id in dataset.ids:
             image, mask = dataset.pair(image_id)
             truth = lookup[mask]
-            maps, seenmask = predict(image, truth)
+            layout = plan(
+                image.shape[:2], long_side=preprocess.long_side, multiple=preprocess.multiple
+            )
+            frame = np.empty((1, 3, *layout.padded_hw), dtype=np.float32)
+            normalise_into(image, layout, preprocess, frame[0])
+            with torch.inference_mode():
+                grids = run.network(torch.from_numpy(frame))
+            embedding, mask_grid = (np.ascontiguousarray(g[0].numpy()) for g in grids)
+            geometry = layout.grid_geometry(run.network.geometry)
+            maps, seenmask = decide(embedding, mask_grid, truth, geometry)
             for model in models:
                 confusions[model] += confusion_matrix(truth, maps[model], len(split.labels))
             labelled = truth != VOID
@@ -149,40 +159,45 @@ def evaluate(
     )
 
 
-class _Predictor:
-    """Label maps of all models for one image."""
+class Decisions:
+    """Label maps of FCN-JE, SZN and SZN-PS from a network's grids, by the runtime's own SEI.
 
-    def __init__(self, run: Run) -> None:
-        self._network = run.network
-        self._preprocess = preprocess_of(run.network.backbone.info, run.config.long_side)
-        self._seen = run.split.is_member(run.split.train_seen)
-        self._all = LabelSet(names=run.space.names, embeddings=run.space.unit, seen=self._seen)
+    Args:
+        split: The classes.
+        space: Their embeddings.
+    """
+
+    def __init__(self, split: ClassSplit, space: LabelSpace) -> None:
+        self._seen = split.is_member(split.train_seen)
+        self._all = LabelSet(names=space.names, embeddings=space.unit, seen=self._seen)
         self._parts = [
             (indices, LabelSet(
-                names=tuple(run.space.names[i] for i in indices),
-                embeddings=run.space.unit[indices],
+                names=tuple(space.names[i] for i in indices),
+                embeddings=space.unit[indices],
                 seen=self._seen[indices],
             ))
             for indices in (np.flatnonzero(~self._seen), np.flatnonzero(self._seen))
             if len(indices)
         ]  # fmt: skip
+        several = len(split.train_seen) < len(split.labels)
+        self.models = ("FCN-JE", "SZN", "SZN-PS") if several else ("FCN-JE",)
 
     def __call__(
-        self, image: NDArray[np.uint8], truth: NDArray[np.uint8]
+        self,
+        embedding: NDArray[np.float32],
+        seenmask: NDArray[np.float32],
+        truth: NDArray[np.uint8],
+        geometry: GridGeometry,
     ) -> tuple[dict[str, NDArray[np.integer]], NDArray[np.bool_]]:
-        """Label maps (H, W) per model, and the seenmask (H, W)."""
-        layout = plan(
-            image.shape[:2],
-            long_side=self._preprocess.long_side,
-            multiple=self._preprocess.multiple,
-        )
-        frame = np.empty((1, 3, *layout.padded_hw), dtype=np.float32)
-        normalise_into(image, layout, self._preprocess, frame[0])
-        with torch.inference_mode():
-            grids = self._network(torch.from_numpy(frame))
-        embedding, seenmask = (np.ascontiguousarray(g[0].numpy()) for g in grids)
-        geometry = layout.grid_geometry(self._network.geometry)
-        size_hw = image.shape[:2]
+        """Label maps (H, W) per model, and the seenmask (H, W).
+
+        Args:
+            embedding: (j, h, w) float32.
+            seenmask: (2, h, w) float32.
+            truth: (H, W) label indices or `VOID`, for the perfect seenmask.
+            geometry: Where the nodes lie among the pixels of `truth`.
+        """
+        size_hw = truth.shape
         # FCN-JE and the two halves of the perfect seenmask are SEI over one part of the labels.
         nearest = []
         for indices, part in self._parts:
