@@ -18,7 +18,7 @@ import numpy as np
 
 from szn_runtime.backends.base import usable_cores
 
-__all__ = ["ProductPeak", "machine_facts", "write_report"]
+__all__ = ["Peaks", "ProductPeak", "machine_facts", "write_report"]
 
 _LIBRARIES = (
     "szn", "numpy", "numba", "opencv-python", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino",
@@ -109,6 +109,42 @@ class ProductPeak:
     def flops(self) -> float:
         """Operations a second, of the best sample."""
         return max(self.samples)
+
+
+class Peaks:
+    """A `ProductPeak` for each precision that is asked for.
+
+    Args:
+        threads: That may compute.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._peaks: dict[str, ProductPeak | None] = {}
+
+    def sample(self, precision: str) -> None:
+        """Compute products of that precision for half a second."""
+        if precision not in self._peaks:
+            try:
+                self._peaks[precision] = ProductPeak(precision, self._threads)
+            except LookupError:
+                self._peaks[precision] = None
+        peak = self._peaks[precision]
+        if peak is not None:
+            peak.sample(0.5)
+
+    def flops(self, precision: str) -> float | None:
+        """Operations a second; None where nothing here computes such products."""
+        peak = self._peaks.get(precision)
+        return None if peak is None else peak.flops
+
+    def to_json(self) -> dict[str, Any]:
+        """For each precision its library and teraflops."""
+        return {
+            name: {"library": peak.library, "teraflops": 1e-12 * peak.flops}
+            for name, peak in self._peaks.items()
+            if peak is not None
+        }
 
 
 def _products(precision: str, threads: int) -> tuple[Callable[[], Any], str]:

@@ -4,8 +4,10 @@ Each row is a model, backend, precision and batch, run by our backend and by the
 the same ONNX file, with the same precision and threads, in turn: ours, theirs, ours again. The
 ratio is the median of the rounds' ratios, above 1 where ours is slower.
 
-- OpenVINO: `benchmark_app`, a process of its own, as it is: it counts neither input nor output,
-  where ours hands over frames, copies the grids out and looks for numbers that are not finite.
+- OpenVINO: `benchmark_app`, a process of its own. It counts neither input nor output, where ours
+  hands over frames, copies the grids out and looks for numbers that are not finite. It pins threads
+  to cores, where ours does not, which tells where other programs run: `unpinned` is the ratio to
+  the tool told not to.
 - onnxruntime: `InferenceSession.run` with the same session options.
 - TensorRT: ours alone, where there are a GPU and engines.
 
@@ -41,7 +43,7 @@ from typing import Any, Literal
 
 import click
 import numpy as np
-from machine import ProductPeak, write_report
+from machine import Peaks, write_report
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -53,7 +55,7 @@ from szn_runtime.errors import SznError
 from szn_runtime.preprocess import plan
 
 Hint = Literal["latency", "throughput"]
-Vendor = Callable[[int], float]
+Vendor = Callable[[float], float]
 """Runs for so many seconds and returns milliseconds, per call or per frame as the hint says."""
 
 _TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
@@ -249,17 +251,21 @@ def bare_onnxruntime(case: Case, frames: NDArray[np.float32]) -> Vendor:
     feed = {case.bundle.manifest.input_name: frames}
     at_a_time = case.threads if case.hint == "throughput" else 1
 
-    def run(seconds: int) -> float:
-        # shorter than asked for: without a process to start, more and shorter rounds say more
-        durations = timed_calls(lambda: session.run(None, feed), 0.3 * seconds, at_a_time)
+    def run(seconds: float) -> float:
+        durations = timed_calls(lambda: session.run(None, feed), seconds, at_a_time)
         frames_a_unit = case.batch if case.hint == "throughput" else 1
         return statistics.median_low(durations) / frames_a_unit
 
     return run
 
 
-def benchmark_app(case: Case, folder: Path) -> Vendor:
+def benchmark_app(case: Case, folder: Path, *, pinned: bool = True) -> Vendor:
     """OpenVINO's tool; its median latency, or its throughput as milliseconds per frame.
+
+    Args:
+        case: What to run.
+        folder: For the model and settings.
+        pinned: Whether threads keep to cores, the tool's default.
 
     Raises:
         FileNotFoundError: If it is not installed.
@@ -269,11 +275,14 @@ def benchmark_app(case: Case, folder: Path) -> Vendor:
     )
     if found is None:
         raise FileNotFoundError("benchmark_app is not installed")
-    model, config = folder / f"{case.onnx_precision}.onnx", folder / "config.json"
+    model, config = folder / f"{case.onnx_precision}.onnx", folder / f"pinned-{pinned}.json"
     if not model.exists():
         model.write_bytes(case.bundle.model_bytes(case.onnx_precision))
-    # its -nthreads excludes its -hint, a file of properties does not
-    config.write_text(json.dumps({"CPU": {"INFERENCE_NUM_THREADS": case.threads}}))
+    # its -nthreads and -pin exclude its -hint, a file of properties does not
+    properties: dict[str, Any] = {"INFERENCE_NUM_THREADS": case.threads}
+    if not pinned:
+        properties["ENABLE_CPU_PINNING"] = "NO"
+    config.write_text(json.dumps({"CPU": properties}))
     latency = case.hint == "latency"
     command = [
         found, "-m", str(model), "-d", "CPU", "-hint", case.hint, "-load_config", str(config),
@@ -283,10 +292,9 @@ def benchmark_app(case: Case, folder: Path) -> Vendor:
     ]  # fmt: skip
     pattern = r"Median: +([\d.]+) (ms|us)" if latency else r"Throughput: +([\d.]+) (FPS)"
 
-    def run(seconds: int) -> float:
-        done = subprocess.run(
-            [*command, "-t", str(seconds)], capture_output=True, text=True, check=False
-        )
+    def run(seconds: float) -> float:
+        whole = str(math.ceil(seconds))
+        done = subprocess.run([*command, "-t", whole], capture_output=True, text=True, check=False)
         said = re.search(pattern, done.stdout)
         if done.returncode or said is None:
             raise click.ClickException(f"benchmark_app failed: {done.stdout[-500:]}{done.stderr}")
@@ -296,35 +304,50 @@ def benchmark_app(case: Case, folder: Path) -> Vendor:
     return run
 
 
-def measure(case: Case, folder: Path, rounds: int) -> dict[str, Any]:
+def vendors_of(case: Case, frames: NDArray[np.float32], folder: Path) -> dict[str, Vendor]:
+    """The vendor's tools to compare with, the first one as the vendor has it; often none.
+
+    Raises:
+        FileNotFoundError: If the tool is not installed.
+    """
+    if case.backend == "openvino":
+        return {
+            f"benchmark_app {metadata.version('openvino')}": benchmark_app(case, folder),
+            "unpinned": benchmark_app(case, folder, pinned=False),
+        }
+    if case.backend == "onnxruntime":
+        return {"InferenceSession.run": bare_onnxruntime(case, frames)}
+    return {}
+
+
+def measure(case: Case, folder: Path, *, quick: bool) -> dict[str, Any]:
     """One row, all but its share of the peak.
 
     Raises:
         SznError: If the backend cannot run it.
+        FileNotFoundError: If the vendor's tool is not installed.
     """
-    options = BackendOptions(precision=case.precision, threads=case.threads, hint=case.hint)
+    # a GPU that happens to be there is not what is compared
+    device = "auto" if case.backend == "tensorrt" else "cpu"
+    options = BackendOptions(
+        precision=case.precision, threads=case.threads, hint=case.hint, device=device
+    )
     frames = np.random.default_rng(0).normal(size=case.shape).astype(np.float32)
     with temporary_cache(), open_backend(case.backend, case.bundle, options) as backend:
+        vendors = vendors_of(case, frames, folder)
+        if quick:
+            vendors.pop("unpinned", None)
         backend.infer(frames)
         start_s = time.perf_counter()
         backend.infer(frames)
         # so that slow networks get a few calls a round as well
-        seconds = min(6, max(1, math.ceil(5 * (time.perf_counter() - start_s))))
-        vendor: Vendor | None = None
-        name: str | None = None
-        if case.backend == "openvino":
-            vendor = benchmark_app(case, folder)
-            name = f"benchmark_app {metadata.version('openvino')}"
-        elif case.backend == "onnxruntime" and backend.device == "cpu":
-            vendor, name, rounds = (
-                bare_onnxruntime(case, frames),
-                "InferenceSession.run",
-                4 * rounds,
-            )
-            vendor(seconds)
-        ours, theirs = _rounds(backend, frames, vendor, rounds, seconds, case)
-        ratios = [a / b for a, b in zip(ours, theirs, strict=False)]
-        return {
+        seconds = min(6.0, max(1.0, 5 * (time.perf_counter() - start_s)))
+        rounds = 1 if quick else 3
+        if case.backend == "onnxruntime" and seconds == 1:
+            # without a process to start, more and shorter rounds say more
+            seconds, rounds = 0.3, 4 * rounds
+        ours, theirs = _rounds(backend, frames, vendors, rounds, seconds, case)
+        row = {
             "model": case.model,
             "backend": case.backend,
             "precision": case.precision,
@@ -333,69 +356,46 @@ def measure(case: Case, folder: Path, rounds: int) -> dict[str, Any]:
             "input_hw": list(case.input_hw),
             "threads": case.threads,
             "at_a_time": backend.requests,
-            "ours_ms": statistics.median(ours),
-            "vendor": name,
-            "vendor_ms": statistics.median(theirs) if theirs else None,
             "ms_per": "frame" if case.hint == "throughput" else "call",
-            "ratio": statistics.median(ratios) if ratios else None,
-            "ratio_range": [min(ratios), max(ratios)] if ratios else None,
+            "ours_ms": statistics.median(ours),
+            "vendor": next(iter(vendors), None),
+            "vendor_ms": None,
+            "ratio": None,
+            "ratio_range": None,
         }
+    for name, measured in theirs.items():
+        ratios = [a / b for a, b in zip(ours, measured, strict=True)]
+        values = {"vendor_ms": statistics.median(measured), "ratio": statistics.median(ratios)}
+        if name == "unpinned":
+            row |= {f"{key}_unpinned": value for key, value in values.items()}
+        else:
+            row |= values | {"ratio_range": [min(ratios), max(ratios)]}
+    return row
 
 
 def _rounds(
     backend: Backend,
     frames: NDArray[np.float32],
-    vendor: Vendor | None,
+    vendors: dict[str, Vendor],
     rounds: int,
-    seconds: int,
+    seconds: float,
     case: Case,
-) -> tuple[list[float], list[float]]:
-    """Milliseconds of ours and of the vendor's tool, a number each a round."""
-    part = 0.15 * seconds if case.backend == "onnxruntime" else 0.5 * seconds
-    ours, theirs = [], []
-    for _ in range(rounds):
-        durations = timed_calls(lambda: backend.infer(frames), part, backend.requests)
-        if vendor is not None:
-            theirs.append(vendor(seconds))
-        durations += timed_calls(lambda: backend.infer(frames), part, backend.requests)
-        # as benchmark_app takes its median
-        middle = statistics.median_low(durations)
+) -> tuple[list[float], dict[str, list[float]]]:
+    """Milliseconds of ours and of the vendor's tools, a number each a round."""
+    ours: list[float] = []
+    theirs: dict[str, list[float]] = {name: [] for name in vendors}
+    for number in range(rounds):
+        durations = timed_calls(lambda: backend.infer(frames), seconds / 2, backend.requests)
+        # in turn in another order, so that what comes last is not always the same
+        for name in list(vendors)[:: 1 if number % 2 else -1]:
+            theirs[name].append(vendors[name](seconds))
+        durations += timed_calls(lambda: backend.infer(frames), seconds / 2, backend.requests)
         if backend.requests > 1:
             middle = statistics.mean(durations)
+        else:
+            middle = statistics.median_low(durations)  # as benchmark_app has it
         ours.append(middle / case.batch if case.hint == "throughput" else middle)
     return ours, theirs
-
-
-class Peaks:
-    """The machine's peak for each precision that is asked for."""
-
-    def __init__(self, threads: int) -> None:
-        self._threads = threads
-        self._peaks: dict[str, ProductPeak | None] = {}
-
-    def sample(self, precision: str) -> None:
-        """Compute products of that precision for half a second."""
-        if precision not in self._peaks:
-            try:
-                self._peaks[precision] = ProductPeak(precision, self._threads)
-            except LookupError:
-                self._peaks[precision] = None
-        peak = self._peaks[precision]
-        if peak is not None:
-            peak.sample(0.5)
-
-    def flops(self, precision: str) -> float | None:
-        """Operations a second; None where nothing here computes such products."""
-        peak = self._peaks.get(precision)
-        return None if peak is None else peak.flops
-
-    def to_json(self) -> dict[str, Any]:
-        """For each precision its library and teraflops."""
-        return {
-            name: {"library": peak.library, "teraflops": 1e-12 * peak.flops}
-            for name, peak in self._peaks.items()
-            if peak is not None
-        }
 
 
 def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> list[int] | None:
@@ -465,7 +465,7 @@ def main(
                 if wanted is None or precision in wanted
             ]  # fmt: skip
             for case in cases:
-                _measure_into(rows, not_run, case, Path(folder), 1 if quick else 3, peaks, console)
+                _measure_into(rows, not_run, case, Path(folder), peaks, console, quick=quick)
         if not any(case.backend == "tensorrt" for case in cases):
             reason = "no NVIDIA GPU" if shutil.which("nvidia-smi") is None else "no engine in it"
             not_run.append({"model": name, "backend": "tensorrt", "reason": reason})
@@ -494,15 +494,17 @@ def _measure_into(
     not_run: list[dict[str, str]],
     case: Case,
     folder: Path,
-    rounds: int,
     peaks: Peaks,
     console: Console,
+    *,
+    quick: bool,
 ) -> None:
     """Add a row, or why there is none."""
     with console.status(f"{case.model} {case.backend} {case.precision} {case.hint} {case.batch}"):
         peaks.sample(case.precision)
         try:
-            row = measure(case, folder, rounds)
+            row = measure(case, folder, quick=quick)
+            peaks.sample(case.precision)
         except (SznError, FileNotFoundError) as error:
             not_run.append({
                 "model": case.model, "backend": case.backend, "precision": case.precision,
@@ -522,7 +524,7 @@ def _table(rows: Sequence[dict[str, Any]], hint: str, threads: int) -> Table:
     table = Table(title=f"{hint}: ms per {per}; {threads} threads")
     for name in (
         "model", "input", "backend", "precision", "batch", "ours", "vendor's tool", "ratio",
-        "(range)", "GMAC a frame", "share of peak",
+        "(range)", "unpinned", "GMAC a frame", "share of peak",
     ):  # fmt: skip
         table.add_column(name, justify="right")
     for row in rows:
@@ -538,6 +540,7 @@ def _table(rows: Sequence[dict[str, Any]], hint: str, threads: int) -> Table:
             f"{row['vendor_ms']:.2f}" if compared else "not run",
             f"{row['ratio']:.2f}" if compared else "",
             "{:.2f}-{:.2f}".format(*row["ratio_range"]) if compared else "",
+            f"{row['ratio_unpinned']:.2f}" if "ratio_unpinned" in row else "",
             f"{row['gmacs']:.2f}",
             f"{100 * share:.0f} %" if share is not None else "",
         )

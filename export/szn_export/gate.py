@@ -1,31 +1,46 @@
-"""The gate: an artefact is compared with PyTorch on real images before anything is written.
+"""The gate: artefacts are compared with PyTorch on real images before they are written.
 
-What counts is what a user sees: the share of pixels whose final label differs, and the share whose
-seenmask differs. Shapes come first, since the cheapest way to be wrong is another grid.
+What counts is what a user sees: the share of pixels whose final label differs, the share whose
+seenmask differs, and, where the images have masks, mIoU. Shapes come first, since the cheapest way
+to be wrong is another grid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from szn_runtime.backends import Backend
+from szn_export.quality import GateData, Quality, QualityMeter
+from szn_runtime.backends import Backend, Grids
 from szn_runtime.errors import GateError, UsageError
 from szn_runtime.geometry import GridGeometry
 from szn_runtime.labels import LabelSet
 from szn_runtime.manifest import Preprocess
 from szn_runtime.preprocess import Layout, normalise_into, plan
 from szn_runtime.sei import segment_grid
-from szn_train.model import SeenmaskZeroShotNetwork
 
-__all__ = ["DEFAULT_BUDGETS", "Budget", "Comparison", "check", "compare"]
+__all__ = [
+    "DEFAULT_BUDGETS",
+    "Budget",
+    "Comparison",
+    "Flips",
+    "Reference",
+    "check",
+    "compare",
+    "reference_of",
+]
 
 Image = NDArray[np.uint8]
+Infer = Callable[[NDArray[np.float32]], Grids]
+
+# every image at the nominal size, and a third of them at each of these factors of it
+_OTHER_SCALES = (0.75, 1.5)
+_MOST_PICTURES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,19 +50,84 @@ class Budget:
     Args:
         label_flips: Percent of pixels whose label differs.
         seenmask_flips: Percent of pixels whose seenmask differs.
+        miou_points: Points that FCN-JE's mIoU and the harmonic mIoU of SZN-PS may be lower, where
+            the images have masks; None for no such limit.
     """
 
     label_flips: float
     seenmask_flips: float
+    miou_points: float | None = None
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if not 0 <= value <= 100:
+            if value is not None and not 0 <= value <= 100:
                 raise UsageError(f"budget {name}", got=value, expected="0 to 100 percent")
 
 
-DEFAULT_BUDGETS: Mapping[str, Budget] = {"fp32": Budget(label_flips=0.01, seenmask_flips=0.01)}
+_HALF = Budget(label_flips=0.5, seenmask_flips=0.5)
+DEFAULT_BUDGETS: Mapping[str, Budget] = MappingProxyType(
+    {
+        "fp32": Budget(label_flips=0.01, seenmask_flips=0.01),
+        "fp16": _HALF,
+        "bf16": _HALF,
+        "int8": Budget(label_flips=4, seenmask_flips=4, miou_points=1.5),
+    }
+)
 """Budgets per precision."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Batch:
+    """Frames of one layout, and what the reference says of them."""
+
+    numbers: list[int]
+    layout: Layout
+    geometry: GridGeometry
+    nominal: bool
+    grids: Grids
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reference:
+    """What PyTorch says of the gate's images at several sizes.
+
+    Attributes:
+        data: The images.
+        labels: Labels that are decided among.
+        preprocess: Of the bundle.
+        batches: Frames and grids.
+        quality: Scores at the nominal size, None without masks.
+    """
+
+    data: GateData
+    labels: LabelSet
+    preprocess: Preprocess
+    batches: tuple[_Batch, ...]
+    quality: Quality | None
+
+    def tensor(self, batch: _Batch) -> NDArray[np.float32]:
+        """The network's input (N, 3, H, W) of a batch."""
+        return _tensor([self.data.images[i] for i in batch.numbers], batch.layout, self.preprocess)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Flips:
+    """A frame with the pixels whose label an artefact changes.
+
+    Attributes:
+        image: (H, W, 3) uint8 BGR.
+        reference: (H, W) labels that PyTorch leads to.
+        found: (H, W) labels that the artefact leads to.
+    """
+
+    image: Image
+    reference: NDArray[np.integer]
+    found: NDArray[np.integer]
+
+    @property
+    def share(self) -> float:
+        """Share of the pixels that differ."""
+        return float((self.reference != self.found).mean())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +136,7 @@ class Comparison:
 
     Attributes:
         images: Number of images, counted once.
-        frames: Number of frames compared: every image at every size.
+        frames: Number of frames compared: images at several sizes.
         sizes_hw: Network input sizes (height, width) that occurred.
         batches: Batch sizes that occurred.
         embedding_max: Largest absolute difference of the embedding.
@@ -65,6 +145,8 @@ class Comparison:
         seenmask_max: Largest absolute difference of the seenmask's scores.
         label_flips: Percent of pixels whose label differs.
         seenmask_flips: Percent of pixels whose seenmask differs.
+        quality: Scores of the artefact, None without masks.
+        reference_quality: Those of PyTorch.
     """
 
     images: int
@@ -77,63 +159,138 @@ class Comparison:
     seenmask_max: float
     label_flips: float
     seenmask_flips: float
+    quality: Quality | None = None
+    reference_quality: Quality | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
 
+    def points_lost(self) -> dict[str, float]:
+        """Points of mIoU that the artefact is below PyTorch, where both are known."""
+        if self.quality is None or self.reference_quality is None:
+            return {}
+        ours, theirs = self.quality.limited(), self.reference_quality.limited()
+        lost = {name: theirs[name] - ours[name] for name in ours}
+        return {name: points for name, points in lost.items() if not np.isnan(theirs[name])}
 
-def compare(
-    network: SeenmaskZeroShotNetwork,
-    backend: Backend,
-    images: Sequence[Image],
+
+def reference_of(
+    infer: Infer,
+    data: GateData,
     *,
     labels: LabelSet,
     preprocess: Preprocess,
-    scales: Sequence[float] = (1.0, 0.75, 1.5),
+    geometry: GridGeometry,
     batch_size: int = 3,
-) -> Comparison:
-    """Run PyTorch and an artefact on the same frames.
+    scales: Sequence[float] = _OTHER_SCALES,
+    advance: Callable[[], None] = lambda: None,
+) -> Reference:
+    """Run the reference once on all frames.
 
     Args:
-        network: The reference.
-        backend: The artefact in the backend that will run it.
-        images: HWC uint8 BGR, of any sizes.
+        infer: The reference, frames (N, 3, H, W) to grids.
+        data: The images, and their masks if they have some.
         labels: Labels that are decided among.
         preprocess: Of the bundle.
-        scales: Factors on the nominal long side.
-        batch_size: Frames of one size are also run in batches of this many; the rest of each
-            group runs in smaller ones.
+        geometry: Where the nodes lie among the pixels of the network's input.
+        batch_size: Frames of one size are run in batches of this many; the rest of each group in
+            smaller ones.
+        scales: Factors on the nominal long side, for every so manieth image each.
+        advance: Called after each batch.
+    """
+    multiple = preprocess.multiple
+    plans: list[tuple[Layout, list[int], bool]] = []
+    for turn, scale in enumerate((1.0, *scales)):
+        long_side = max(round(preprocess.long_side * scale), multiple)
+        numbers = range(len(data.images))
+        chosen = [i for i in numbers if turn == 0 or i % (len(scales) + 1) == turn % len(numbers)]
+        groups: dict[Layout, list[int]] = {}
+        for i in chosen:
+            layout = plan(data.images[i].shape[:2], long_side=long_side, multiple=multiple)
+            groups.setdefault(layout, []).append(i)
+        for layout, group in groups.items():
+            plans += [
+                (layout, group[start : start + batch_size], turn == 0)
+                for start in range(0, len(group), batch_size)
+            ]
+    batches = []
+    meter = QualityMeter(data)
+    for layout, numbers_of, nominal in plans:
+        tensor = _tensor([data.images[i] for i in numbers_of], layout, preprocess)
+        grids = infer(tensor)
+        placed = layout.grid_geometry(geometry)
+        if nominal:
+            meter.add(numbers_of, grids, placed)
+        batches.append(
+            _Batch(numbers=numbers_of, layout=layout, geometry=placed, nominal=nominal, grids=grids)
+        )
+        advance()
+    return Reference(
+        data=data,
+        labels=labels,
+        preprocess=preprocess,
+        batches=tuple(batches),
+        quality=meter.result(),
+    )
+
+
+def compare(
+    reference: Reference, backend: Backend, *, advance: Callable[[], None] = lambda: None
+) -> tuple[Comparison, list[Flips]]:
+    """Run an artefact on the frames of the reference.
+
+    Args:
+        reference: What it is compared with.
+        backend: The artefact in the backend that will run it.
+        advance: Called after each batch.
+
+    Returns:
+        The numbers; and the frames with the most flips, worst first.
 
     Raises:
         GateError: If an output's shape differs.
     """
     totals = _Totals()
-    sizes: set[tuple[int, int]] = set()
-    batches: set[int] = set()
-    frames = 0
-    network.eval()
-    for scale in scales:
-        long_side = max(round(preprocess.long_side * scale), preprocess.multiple)
-        for group in _by_layout(images, long_side, preprocess.multiple):
-            for start in range(0, len(group), batch_size):
-                part = group[start : start + batch_size]
-                layout = part[0][1]
-                tensor = np.empty((len(part), 3, *layout.padded_hw), dtype=np.float32)
-                for row, (image, _) in enumerate(part):
-                    normalise_into(image, layout, preprocess, tensor[row])
-                geometry = layout.grid_geometry(network.geometry)
-                totals.add(network, backend, tensor, labels, geometry, layout.frame_hw)
-                sizes.add(layout.padded_hw)
-                batches.add(len(part))
-                frames += len(part)
-    return Comparison(
-        images=len(images),
-        frames=frames,
-        sizes_hw=tuple(sorted(sizes)),
-        batches=tuple(sorted(batches)),
+    meter = QualityMeter(reference.data)
+    worst: list[Flips] = []
+    for batch in reference.batches:
+        grids = backend.infer(reference.tensor(batch))
+        for name in ("embedding", "seenmask"):
+            ours, theirs = getattr(grids, name), getattr(batch.grids, name)
+            if ours.shape != theirs.shape:
+                raise GateError(
+                    f"output {name} has another shape for {len(batch.numbers)} frames of "
+                    f"{batch.layout.padded_hw[0]} x {batch.layout.padded_hw[1]}",
+                    got=ours.shape,
+                    expected=f"PyTorch's {theirs.shape}",
+                )
+        totals.add_grids(grids, batch.grids)
+        if batch.nominal:
+            meter.add(batch.numbers, grids, batch.geometry)
+        for row, number in enumerate(batch.numbers):
+            found, expected = (
+                _decide(each, row, reference.labels, batch) for each in (grids, batch.grids)
+            )
+            totals.add_labels(found, expected)
+            if batch.nominal:
+                worst.append(
+                    Flips(
+                        image=reference.data.images[number], reference=expected[0], found=found[0]
+                    )
+                )
+                worst = sorted(worst, key=lambda flips: -flips.share)[:_MOST_PICTURES]
+        advance()
+    comparison = Comparison(
+        images=len(reference.data.images),
+        frames=sum(len(batch.numbers) for batch in reference.batches),
+        sizes_hw=tuple(sorted({batch.layout.padded_hw for batch in reference.batches})),
+        batches=tuple(sorted({len(batch.numbers) for batch in reference.batches})),
+        quality=meter.result(),
+        reference_quality=reference.quality,
         **totals.result(),
     )
+    return comparison, [flips for flips in worst if flips.share > 0]
 
 
 def check(comparison: Comparison, budget: Budget, artefact: str) -> None:
@@ -149,19 +306,25 @@ def check(comparison: Comparison, budget: Budget, artefact: str) -> None:
                 f"{artefact} differs from PyTorch: {name.replace('_', ' ')}",
                 got=f"{got:.4f} % of the pixels of {comparison.images} images",
                 expected=f"at most {most:g} %",
-                fix="nothing was written; raise --budget only if you accept the difference",
+                fix="it was not written; raise --budget only if you accept the difference",
+            )
+    if budget.miou_points is None:
+        return
+    for name, points in comparison.points_lost().items():
+        if not points <= budget.miou_points:
+            raise GateError(
+                f"{artefact} is worse than PyTorch: {name}",
+                got=f"{points:.2f} points less on {comparison.images} images",
+                expected=f"at most {budget.miou_points:g}",
+                fix="it was not written; calibrate on images such as the camera will see",
             )
 
 
-def _by_layout(
-    images: Sequence[Image], long_side: int, multiple: int
-) -> list[list[tuple[Image, Layout]]]:
-    """Images that have the same size before and after resizing, which can share a batch."""
-    groups: dict[Layout, list[tuple[Image, Layout]]] = {}
-    for image in images:
-        layout = plan(image.shape[:2], long_side=long_side, multiple=multiple)
-        groups.setdefault(layout, []).append((image, layout))
-    return list(groups.values())
+def _tensor(images: Sequence[Image], layout: Layout, preprocess: Preprocess) -> NDArray[np.float32]:
+    tensor = np.empty((len(images), 3, *layout.padded_hw), dtype=np.float32)
+    for row, image in enumerate(images):
+        normalise_into(image, layout, preprocess, tensor[row])
+    return tensor
 
 
 class _Totals:
@@ -172,38 +335,22 @@ class _Totals:
         self._difference = 0.0
         self._values = self._pixels = self._labels = self._seen = 0
 
-    def add(
-        self,
-        network: SeenmaskZeroShotNetwork,
-        backend: Backend,
-        frames: NDArray[np.float32],
-        labels: LabelSet,
-        geometry: GridGeometry,
-        size_hw: tuple[int, int],
-    ) -> None:
-        with torch.inference_mode():
-            reference = [g.contiguous().numpy() for g in network(torch.from_numpy(frames))]
-        grids = backend.infer(frames)
-        artefact = [grids.embedding, grids.seenmask]
-        for name, ours, theirs in zip(("embedding", "seenmask"), artefact, reference, strict=True):
-            if ours.shape != theirs.shape:
-                raise GateError(
-                    f"output {name} has another shape for frames {frames.shape}",
-                    got=ours.shape,
-                    expected=f"PyTorch's {theirs.shape}",
-                )
-        difference = np.abs(artefact[0] - reference[0])
+    def add_grids(self, ours: Grids, theirs: Grids) -> None:
+        difference = np.abs(ours.embedding - theirs.embedding)
         self._difference += float(difference.sum(dtype=np.float64))
         self._values += difference.size
         self._raise("embedding_max", difference)
-        self._raise("embedding_scale", np.abs(reference[0]))
-        self._raise("seenmask_max", np.abs(artefact[1] - reference[1]))
-        for row in range(len(frames)):
-            ours_labels, ours_seen = _decide(artefact, row, labels, geometry, size_hw)
-            their_labels, their_seen = _decide(reference, row, labels, geometry, size_hw)
-            self._labels += int((ours_labels != their_labels).sum())
-            self._seen += int((ours_seen != their_seen).sum())
-            self._pixels += ours_labels.size
+        self._raise("embedding_scale", np.abs(theirs.embedding))
+        self._raise("seenmask_max", np.abs(ours.seenmask - theirs.seenmask))
+
+    def add_labels(
+        self,
+        ours: tuple[NDArray[np.integer], NDArray[np.bool_]],
+        theirs: tuple[NDArray[np.integer], NDArray[np.bool_]],
+    ) -> None:
+        self._labels += int((ours[0] != theirs[0]).sum())
+        self._seen += int((ours[1] != theirs[1]).sum())
+        self._pixels += ours[0].size
 
     def _raise(self, name: str, values: NDArray[np.float32]) -> None:
         # written so that a NaN is kept, not lost as the smaller one
@@ -219,11 +366,13 @@ class _Totals:
 
 
 def _decide(
-    grids: Sequence[NDArray[np.float32]],
-    row: int,
-    labels: LabelSet,
-    geometry: GridGeometry,
-    size_hw: tuple[int, int],
+    grids: Grids, row: int, labels: LabelSet, batch: _Batch
 ) -> tuple[NDArray[np.integer[Any]], NDArray[np.bool_]]:
     """Labels and seenmask of one frame, as the runtime decides them."""
-    return segment_grid(grids[0][row], grids[1][row], labels, geometry=geometry, size_hw=size_hw)
+    return segment_grid(
+        grids.embedding[row],
+        grids.seenmask[row],
+        labels,
+        geometry=batch.geometry,
+        size_hw=batch.layout.frame_hw,
+    )

@@ -2,7 +2,8 @@
 
 A model of a stranger may hold an endless loop, which hangs onnxruntime and OpenVINO alike,
 operators of other domains, or references to files outside. None of it is needed for an FCN, so all
-of it is refused. The reader walks the protobuf wire format itself: the light runtime has no onnx library.
+of it is refused. The reader walks the protobuf wire format itself: the light runtime has no onnx
+library.
 """
 
 from __future__ import annotations

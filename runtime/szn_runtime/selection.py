@@ -53,13 +53,15 @@ class Measured:
         backend: Its name.
         precision: That it ran with.
         frame_ms: Median milliseconds per frame; None if it was not measured.
-        problem: Why it cannot run here, if so.
+        problem: Why it cannot run here, or should not, if so.
+        avoided: Whether it could run, but differs too much from PyTorch.
     """
 
     backend: str
     precision: str
     frame_ms: float | None = None
     problem: str | None = None
+    avoided: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +86,11 @@ class Choice:
         """One line for people."""
         chosen = f"backend {self.backend} {self.precision}"
         timed = {(c.backend, c.precision): c.frame_ms for c in self.candidates if c.frame_ms}
+        avoided = "".join(
+            f"; not {c.backend} {c.precision}: {c.problem}" for c in self.candidates if c.avoided
+        )
         if not timed:
-            return f"{chosen}: the only one that can run here"
+            return f"{chosen}: the only one that can run here{avoided}"
         own = timed.pop((self.backend, self.precision))
         others = ", ".join(f"{b} {p} {ms:.1f}" for (b, p), ms in timed.items())
         n, _, height, width = self.input_shape
@@ -93,7 +98,8 @@ class Choice:
         lossy = "" if self.precision == "fp32" else "; --precision fp32 is exact"
         when = "measured earlier" if self.remembered else "measured now"
         return (
-            f"{chosen}: {own:.1f} ms a frame of {width} x {height}{batch} ({others}; {when}){lossy}"
+            f"{chosen}: {own:.1f} ms a frame of {width} x {height}{batch} ({others}; {when})"
+            f"{lossy}{avoided}"
         )
 
 
@@ -107,7 +113,8 @@ def choose_backend(
 ) -> Choice:
     """Find the fastest of the installed backends, among the floating-point precisions.
 
-    INT8 takes part only if the options ask for it. Where one candidate is left nothing is measured.
+    INT8 takes part only if the options ask for it, and a precision that the export gate found to be
+    past its budget does not take part. Where one candidate is left nothing is measured.
     The verdict is kept in the user's cache and holds for this machine, bundle, input shape, options
     and these library versions.
 
@@ -128,7 +135,9 @@ def choose_backend(
     remembered = _recall(path, facts)
     if remembered is not None:
         return dataclasses.replace(remembered, input_shape=input_shape)
-    candidates = list(_candidates(bundle, options))
+    refused = _refused(bundle, options)
+    known = {(each.backend, each.precision) for each in refused}
+    candidates = [each for each in _candidates(bundle, options) if each not in known]
     if not candidates:
         raise MissingDependencyError(
             "no backend that can run the model is installed",
@@ -139,7 +148,7 @@ def choose_backend(
         return Choice(
             backend=backend,
             precision=precision,
-            candidates=(Measured(backend=backend, precision=precision),),
+            candidates=(Measured(backend=backend, precision=precision), *refused),
             input_shape=input_shape,
         )
     measured = _measure_all(bundle, options, candidates, input_shape, budget_s / len(candidates))
@@ -155,7 +164,7 @@ def choose_backend(
     choice = Choice(
         backend=best.backend,
         precision=best.precision,
-        candidates=tuple(measured),
+        candidates=(*measured, *refused),
         input_shape=input_shape,
     )
     _remember(path, facts, choice)
@@ -181,6 +190,26 @@ def _candidates(bundle: Bundle, options: BackendOptions) -> Iterator[tuple[str, 
             usable = [wanted] if ("onnx", source) in kinds else []
         for precision in usable:
             yield backend, precision
+
+
+def _refused(bundle: Bundle, options: BackendOptions) -> list[Measured]:
+    """What the export gate found to differ too much from PyTorch, unless it is asked for."""
+    if options.precision != "auto":
+        return []
+    found = []
+    facts: dict[str, Any] = {}
+    for artefact in bundle.manifest.artefacts:
+        if (artefact.kind, artefact.precision) == ("onnx", "fp32"):
+            facts = artefact.facts.get("gate", {})
+    for backend, precision in _candidates(bundle, options):
+        verdict = facts.get(f"{backend} {precision}", {})
+        if verdict.get("within_budget") is False:
+            flips = f"{verdict.get('label_flips', 0):.2f} % of the labels differ"
+            problem = f"past its budget at export ({flips})"
+            found.append(
+                Measured(backend=backend, precision=precision, problem=problem, avoided=True)
+            )
+    return found
 
 
 def _measure_all(

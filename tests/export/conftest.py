@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from szn_export.export import ExportConfig, export
-from szn_export.gate import Comparison
+from szn_export.config import ExportConfig
+from szn_export.export import ExportResult, export
 from szn_runtime.bundle import Bundle
 from szn_train.backbones import Backbone, BackboneInfo
 from szn_train.model import SeenmaskZeroShotNetwork
@@ -21,12 +21,12 @@ from tests.train import catalogue
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Exported:
-    """A run, its bundle and what the gate measured."""
+    """A run, its bundle and what became of the export."""
 
     run: Run
     folder: Path
     bundle: Bundle
-    comparison: Comparison
+    result: ExportResult
 
 
 def small_network(
@@ -46,7 +46,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     root = tmp_path_factory.mktemp("export")
     run = catalogue.train_tiny(root)
     folder = root / "bundle"
-    _, comparison = export(
+    result = export(
         run, folder, ExportConfig(name="tiny", vocabulary_size=20), progress=Progress(quiet=True)
     )
-    return Exported(run=run, folder=folder, bundle=Bundle.open(folder), comparison=comparison)
+    return Exported(run=run, folder=folder, bundle=Bundle.open(folder), result=result)

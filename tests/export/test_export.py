@@ -3,13 +3,15 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from szn_export.cli import main
-from szn_export.export import ExportConfig, export
+from szn_export.config import ExportConfig
+from szn_export.export import export
 from szn_runtime import load
 from szn_runtime.errors import InputError, UsageError
 from szn_train.progress import Progress
@@ -46,10 +48,22 @@ def test_words_land_where_the_labels_are(exported: Exported) -> None:
 
 
 def test_the_report_has_the_numbers(exported: Exported) -> None:
-    report = json.loads(exported.bundle.read("export_report.json"))["model.onnx (fp32)"]
-    assert report["verdict"] == "ok"
-    assert report["comparison"]["label_flips"] == exported.comparison.label_flips
-    assert "| model.onnx (fp32) | 4 | 12 |" in exported.bundle.read("export_report.md").decode()
+    report = json.loads(exported.bundle.read("export_report.json"))
+    first = report["rows"][0]
+    assert (first["artefact"], first["runner"]) == ("model.onnx", "onnxruntime fp32")
+    assert first["verdict"] == "ok"
+    comparison = exported.result.rows[0].comparison
+    assert comparison is not None
+    assert first["comparison"]["label_flips"] == comparison.label_flips
+    text = exported.bundle.read("export_report.md").decode()
+    assert "| model.onnx | onnxruntime fp32 |" in text
+    assert "4 images, 6 frames, in batches of 1, 3" in text
+    assert "FCN-JE mIoU" in text
+
+
+def test_the_manifest_says_what_each_precision_costs(exported: Exported) -> None:
+    gate = exported.bundle.artefact().facts["gate"]
+    assert gate["onnxruntime fp32"] == {"label_flips": 0.0, "within_budget": True}
 
 
 @pytest.mark.parametrize("older", [False, True])
@@ -82,10 +96,20 @@ def test_finished_embeddings_give_no_vocabulary(exported: Exported, tmp_path: Pa
             segmenter.with_labels("meadow")
 
 
-@pytest.mark.parametrize("values", [{"vocabulary_size": -1}, {"gate_images": 0}])
-def test_configuration_is_checked(values: dict[str, int]) -> None:
-    with pytest.raises(UsageError, match="expected"):
-        ExportConfig(**values)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"vocabulary_size": -1},
+        {"gate_images": 0},
+        {"calibration_images": 0},
+        {"precisions": ("fp32", "fp4")},
+        {"openvino_fp16": True},
+        {"budgets": {}},
+    ],
+)
+def test_configuration_is_checked(values: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"expected|add --openvino|no budget"):
+        ExportConfig(**values)
 
 
 class TestCommand:
@@ -103,4 +127,7 @@ class TestCommand:
         assert "has no finished weights; finish the run with --resume" in result.stderr
 
     def test_where_to_write_is_required(self) -> None:
-        assert CliRunner().invoke(main, ["run"]).exit_code == 2
+        for arguments in (["run"], [], ["--verify", "b"], ["--verify", "b", "-o", "c"]):
+            result = CliRunner().invoke(main, arguments)
+            assert result.exit_code in (1, 2)
+            assert "Traceback" not in result.output

@@ -3,23 +3,31 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.compiler import is_exporting
 
-from szn_export.export import ExportConfig, export
-from szn_export.gate import Budget, Comparison, check, compare
+from szn_export.config import ExportConfig
+from szn_export.export import export, pytorch_reference
+from szn_export.gate import (
+    DEFAULT_BUDGETS,
+    Budget,
+    Comparison,
+    Flips,
+    check,
+    compare,
+    reference_of,
+)
+from szn_export.gate_images import gate_data
+from szn_export.quality import GateData, Quality
 from szn_runtime.backends import Backend, Grids, open_backend
-from szn_runtime.errors import GateError, UsageError
+from szn_runtime.errors import GateError, InputError, UsageError
+from szn_runtime.geometry import GridGeometry
 from szn_runtime.labels import LabelSet
-from szn_train.backbones import Backbone, BackboneInfo
-from szn_train.datasets import FolderDataset
+from szn_train.backbones import BackboneInfo
 from szn_train.model import Grids as ModelGrids
 from szn_train.model import SeenmaskZeroShotNetwork
 from szn_train.progress import Progress
@@ -28,7 +36,7 @@ from tests.export.conftest import Exported, small_network
 from tests.runtime.catalogue import fake_backend
 
 
-class Broken:
+class Broken(Backend):
     """A backend whose answer is changed on its way."""
 
     name, precision, threads, provider = "broken", "fp32", 1, "none"
@@ -49,52 +57,49 @@ class Broken:
     def close(self) -> None:
         """Nothing is held."""
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-def run_gate(exported: Exported, **changes: object) -> Comparison:
-    dataset = FolderDataset(root=exported.folder.parent / "data", split="val")
+def run_gate(exported: Exported, **changes: object) -> tuple[Comparison, list[Flips]]:
+    manifest = exported.bundle.manifest
+    reference = reference_of(
+        pytorch_reference(exported.run),
+        gate_data(exported.run, images=None, count=50),
+        labels=exported.bundle.label_set(),
+        preprocess=manifest.preprocess,
+        geometry=manifest.grid_geometry,
+    )
     with open_backend("onnxruntime", exported.bundle) as backend:
-        return compare(
-            exported.run.network,
-            Broken(backend, **changes),  # type: ignore[arg-type]
-            [dataset.image(image_id) for image_id in dataset.ids],
-            labels=exported.bundle.label_set(),
-            preprocess=exported.bundle.manifest.preprocess,
-        )
+        return compare(reference, Broken(backend, **changes))  # type: ignore[arg-type]
 
 
 def test_a_good_artefact_passes(exported: Exported) -> None:
-    comparison = run_gate(exported)
+    comparison, flips = run_gate(exported)
     assert comparison.images == 4
-    assert comparison.frames == 12  # at three sizes
+    assert comparison.frames == 6  # all at the nominal size, a third of them at each other one
     assert comparison.batches == (1, 3)
+    assert len(comparison.sizes_hw) > 1
     assert comparison.label_flips == comparison.seenmask_flips == 0
     assert 0 <= comparison.embedding_mean <= comparison.embedding_max < 1e-3
-    check(comparison, Budget(label_flips=0, seenmask_flips=0), "model")
+    assert flips == []
+    assert comparison.quality == comparison.reference_quality
+    assert comparison.quality is not None
+    assert set(comparison.quality.miou) == {"FCN-JE", "SZN", "SZN-PS"}
+    check(comparison, Budget(label_flips=0, seenmask_flips=0, miou_points=0), "model")
 
 
 def test_a_wrong_artefact_is_caught(exported: Exported) -> None:
-    comparison = run_gate(exported, turn=3.0)
+    comparison, flips = run_gate(exported, turn=3.0)
     assert comparison.label_flips > 1
+    assert [f.share for f in flips] == sorted((f.share for f in flips), reverse=True)
+    assert 0 < flips[0].share <= 1
     with pytest.raises(
         GateError, match=r"label flips: got \d+\.\d+ % .* at most 0\.01 %"
     ) as caught:
-        check(comparison, Budget(label_flips=0.01, seenmask_flips=0.01), "model")
+        check(comparison, DEFAULT_BUDGETS["fp32"], "model")
     assert caught.value.exit_code == 3
 
 
 def test_another_grid_is_caught_first(exported: Exported) -> None:
-    with pytest.raises(GateError, match="output embedding has another shape"):
+    with pytest.raises(GateError, match=r"output embedding has another shape for . frames of"):
         run_gate(exported, crop=True)
 
 
@@ -105,39 +110,41 @@ def test_the_numbers_by_hand() -> None:
         name="constant", channels=3, stride=16, node_offset=7.5, multiple=16,
         mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0),
     )  # fmt: skip
-    network = SeenmaskZeroShotNetwork(Backbone(nn.AvgPool2d(16), info), dim=2)
-    with torch.no_grad():
-        for head in (network.embedding_head, network.seenmask_head):
-            head.weight.zero_()
-        network.embedding_head.bias.copy_(torch.tensor([3.0, 4.0]))  # type: ignore[union-attr]
-        network.seenmask_head.bias.copy_(torch.tensor([0.0, 1.0]))  # type: ignore[union-attr]
+
+    def constant(frames: NDArray[np.float32], first: float, unseen: float) -> Grids:
+        shape = (len(frames), 1, frames.shape[2] // 16, frames.shape[3] // 16)
+        grid = np.ones(shape, np.float32)
+        return Grids(
+            embedding=np.concatenate([np.float32(first) * grid, 4 * grid], axis=1),
+            seenmask=np.concatenate([np.float32(unseen) * grid, grid], axis=1),
+        )
 
     class Constant(Broken):
         def infer(self, frames: NDArray[np.float32]) -> Grids:
-            shape = (len(frames), 1, frames.shape[2] // 16, frames.shape[3] // 16)
-            grid = np.ones(shape, np.float32)
-            unseen = grid * (1.25 if frames.max() > 0 else 0)
-            return Grids(
-                embedding=np.concatenate([4.5 * grid, 4 * grid], axis=1),
-                seenmask=np.concatenate([unseen, grid], axis=1),
-            )
+            return constant(frames, 4.5, 1.25 if frames.max() > 0 else 0)
 
     labels = LabelSet(names=("a", "b"), embeddings=np.eye(2), seen=np.array([True, True]))
     images = [np.full((16, 32, 3), value, np.uint8) for value in (0, 200)]
     images.append(np.zeros((48, 32, 3), np.uint8))
-    comparison = compare(
-        network,
-        Constant(fake_backend(dim=2, stride=16)),
-        images,
-        labels=labels,
-        preprocess=preprocess_of(info, 32),
-        scales=(1.0, 2.0),
-        batch_size=1,
-    )
-    assert comparison == Comparison(
+
+    def measured(
+        labels: LabelSet, images: list[np.ndarray], scales: tuple[float, ...]
+    ) -> Comparison:
+        reference = reference_of(
+            lambda frames: constant(frames, 3.0, 0.0),
+            GateData(images=images),
+            labels=labels,
+            preprocess=preprocess_of(info, 32),
+            geometry=preprocess_geometry(info),
+            scales=scales,
+            batch_size=1,
+        )
+        return compare(reference, Constant(fake_backend(dim=2, stride=16)))[0]
+
+    assert measured(labels, images, (2.0,)) == Comparison(
         images=3,
-        frames=6,
-        sizes_hw=((16, 32), (32, 32), (32, 64), (64, 48)),
+        frames=4,  # the second image at twice the size as well
+        sizes_hw=((16, 32), (32, 32), (32, 64)),
         batches=(1,),
         embedding_max=1.5,
         embedding_mean=0.75,
@@ -147,17 +154,13 @@ def test_the_numbers_by_hand() -> None:
         seenmask_flips=0.0,  # all labels are seen: the seenmask is ignored
     )
     labels = LabelSet(names=("a", "b"), embeddings=np.eye(2), seen=np.array([True, False]))
-    comparison = compare(
-        network,
-        Constant(fake_backend(dim=2, stride=16)),
-        images[:2],
-        labels=labels,
-        preprocess=preprocess_of(info, 32),
-        scales=(1.0,),
-        batch_size=1,
-    )
+    comparison = measured(labels, images[:2], ())
     # PyTorch says seen everywhere, hence label a; the artefact says unseen in the bright image
     assert comparison.label_flips == comparison.seenmask_flips == 50.0
+
+
+def preprocess_geometry(info: BackboneInfo) -> GridGeometry:
+    return GridGeometry.square(info.stride, info.node_offset)
 
 
 class Drifting(SeenmaskZeroShotNetwork):
@@ -179,7 +182,7 @@ def test_past_the_budget_nothing_is_written(
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(
         GateError,
-        match=r"model\.onnx \(fp32\) differs from PyTorch: label flips: got .*nothing was",
+        match=r"model\.onnx in onnxruntime fp32 differs from PyTorch: label flips: got .*nothing w",
     ) as caught:
         export(run, target, ExportConfig(vocabulary_size=2), progress=Progress(quiet=True))
     assert caught.value.exit_code == 3
@@ -188,18 +191,61 @@ def test_past_the_budget_nothing_is_written(
     assert target.exists() == older
 
 
+GOOD = Comparison(
+    images=1, frames=1, sizes_hw=((32, 32),), batches=(1,), embedding_max=0, embedding_mean=0,
+    embedding_scale=1, seenmask_max=0, label_flips=0, seenmask_flips=0,
+)  # fmt: skip
+
+
 def test_numbers_that_are_none_never_pass() -> None:
-    good = Comparison(
-        images=1, frames=1, sizes_hw=((32, 32),), batches=(1,), embedding_max=0, embedding_mean=0,
-        embedding_scale=1, seenmask_max=0, label_flips=0, seenmask_flips=0,
-    )  # fmt: skip
     budget = Budget(label_flips=100, seenmask_flips=100)
-    check(good, budget, "model")
+    check(GOOD, budget, "model")
     with pytest.raises(GateError, match="seenmask flips"):
-        check(dataclasses.replace(good, seenmask_flips=float("nan")), budget, "model")
+        check(dataclasses.replace(GOOD, seenmask_flips=float("nan")), budget, "model")
+
+
+def quality(je: float, harmonic: float) -> Quality:
+    return Quality(
+        miou={
+            "FCN-JE": {"train_seen": je, "unseen": 0.0, "harmonic": 0.0},
+            "SZN": {"train_seen": 1.0, "unseen": 1.0, "harmonic": 1.0},
+            "SZN-PS": {"train_seen": 50.0, "unseen": 50.0, "harmonic": harmonic},
+        }
+    )
+
+
+def test_points_of_miou() -> None:
+    budget = DEFAULT_BUDGETS["int8"]
+
+    def lost(je: float, harmonic: float) -> Comparison:
+        return dataclasses.replace(
+            GOOD, quality=quality(je, harmonic), reference_quality=quality(70.0, 60.0)
+        )
+
+    check(lost(68.5, 58.5), budget, "model")
+    check(lost(75.0, 60.0), budget, "model")
+    with pytest.raises(GateError, match=r"worse than PyTorch: FCN-JE mIoU: got 1\.60 points less"):
+        check(lost(68.4, 60.0), budget, "model")
+    with pytest.raises(GateError, match=r"SZN-PS harmonic mIoU: got 2\.00 points .*at most 1\.5"):
+        check(lost(70.0, 58.0), budget, "model")
+    with pytest.raises(GateError, match="FCN-JE mIoU: got nan points"):
+        check(lost(float("nan"), 60.0), budget, "model")
+    # images without a class of U say nothing of the harmonic mean
+    unknown = dataclasses.replace(
+        GOOD, quality=quality(70.0, float("nan")), reference_quality=quality(70.0, float("nan"))
+    )
+    check(unknown, budget, "model")
 
 
 @pytest.mark.parametrize("percent", [-1, 101])
 def test_budgets_are_percents(percent: float) -> None:
     with pytest.raises(UsageError, match="budget label_flips: got"):
         Budget(label_flips=percent, seenmask_flips=0)
+
+
+def test_data_that_does_not_fit() -> None:
+    with pytest.raises(InputError, match="the gate has no images"):
+        GateData(images=[])
+    image, mask = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8)
+    with pytest.raises(InputError, match="masks do not fit its images"):
+        GateData(images=[image], truths=[mask])

@@ -188,6 +188,27 @@ def test_engines_and_int8_take_part_where_they_are_asked_for(
     assert candidates(precision="bf16") == [("openvino", "bf16")]
 
 
+def test_what_the_gate_found_past_its_budget_is_avoided(
+    tmp_path: Path, opened: list[tuple[str, str]]
+) -> None:
+    gate = {
+        "openvino bf16": {"label_flips": 0.86, "within_budget": False},
+        "openvino fp16": {"label_flips": 0.1, "within_budget": True},
+    }
+    artefact = Artefact(
+        kind="onnx", precision="fp32", file="model.onnx", opset=20, facts={"gate": gate}
+    )
+    bundle = Bundle.open(catalogue.tiny_bundle(tmp_path / "b", artefacts=(artefact,)))
+    choice = choose(bundle, tmp_path / "v")
+    assert (choice.backend, choice.precision) == ("onnxruntime", "fp32")
+    assert ("openvino", "bf16") not in opened
+    for summary in (choice.summary(), choose(bundle, tmp_path / "v").summary()):
+        assert "; not openvino bf16: past its budget at export (0.86 % of the labels " in summary
+    # who asks for it gets it
+    asked = choose(bundle, tmp_path / "v", precision="bf16")
+    assert (asked.backend, asked.precision) == ("openvino", "bf16")
+
+
 def test_real_backends(bundle: Bundle, tmp_path: Path) -> None:
     choice = choose(bundle, tmp_path, precision="fp32")
     assert choice.precision == "fp32"

@@ -44,9 +44,11 @@ class OpenVinoBackend(Backend):
     Compiled models are kept in the user's cache, in a folder of the model's hash and precision.
 
     Args:
-        model: The ONNX file's bytes, so that what was verified is what runs.
+        model: The ONNX file's bytes, so that what was verified is what runs; or the XML of
+            OpenVINO's own format.
         manifest: Names and sizes of the model's tensors.
         model_sha256: Of the bytes, for the cache; None to keep nothing on disk.
+        weights: What belongs to the XML, None for ONNX.
         options: Precision ("auto" is fp32; bf16 and fp16 compute a float model in that type where
             the device can), threads, hint and device.
 
@@ -67,6 +69,7 @@ class OpenVinoBackend(Backend):
         options: BackendOptions | None = None,
         *,
         model_sha256: str | None = None,
+        weights: bytes | None = None,
     ) -> None:
         options = options or BackendOptions()
         self.precision = "fp32" if options.precision == "auto" else options.precision
@@ -75,7 +78,11 @@ class OpenVinoBackend(Backend):
         self._core, self.device = _open_core(options)
         self._settings = self._settings_of(options, model_sha256)
         try:
-            self._model: Any = self._core.read_model(model)
+            self._model: Any = (
+                self._core.read_model(model)
+                if weights is None
+                else self._core.read_model(model=model, weights=weights)
+            )
         except Exception as error:  # OpenVINO raises RuntimeError and others
             raise BackendError(
                 "OpenVINO cannot load the model", got=error, fix="export the bundle again"
@@ -93,7 +100,9 @@ class OpenVinoBackend(Backend):
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, options: BackendOptions) -> Self:
-        """Load the bundle's ONNX file: the INT8 one for int8, the FP32 one for float precisions.
+        """Load the bundle's file for INT8, or that of FP32 for the float precisions.
+
+        It is in OpenVINO's own format where the bundle has that, else in ONNX.
 
         Raises:
             BundleError: If there is none or it is damaged.
@@ -101,8 +110,16 @@ class OpenVinoBackend(Backend):
             MissingDependencyError: If OpenVINO is not installed.
         """
         precision = "int8" if options.precision == "int8" else "fp32"
-        digest = bundle.manifest.files[bundle.artefact(precision=precision).file]["sha256"]
-        return cls(bundle.model_bytes(precision), bundle.manifest, options, model_sha256=digest)
+        for artefact in bundle.manifest.artefacts:
+            if (artefact.kind, artefact.precision) == ("openvino", precision):
+                model = bundle.read(artefact.file)
+                weights = bundle.read(str(artefact.facts.get("weights")))
+                break
+        else:
+            artefact = bundle.artefact(precision=precision)
+            model, weights = bundle.model_bytes(precision), None
+        digest = bundle.manifest.files[artefact.file]["sha256"]
+        return cls(model, bundle.manifest, options, model_sha256=digest, weights=weights)
 
     def _settings_of(self, options: BackendOptions, model_sha256: str | None) -> dict[str, Any]:
         """OpenVINO's properties for compiling."""

@@ -1,0 +1,306 @@
+"""FP16 and INT8 variants of the exported FP32 graph.
+
+INT8 is written as pairs of QuantizeLinear and DequantizeLinear, which every library turns into its
+own integer kernels. The pairs stand where integers are read: before convolutions and products and
+before the additions between them, never behind a layer for its own sake. So a layer that is kept in
+floating point reads exact numbers, and what a Clip or Relu cuts off takes no part of a range.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import math
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from szn_export._layers import Layers, parse, serialise
+from szn_export._qdq import Quantiser
+from szn_runtime.backends.base import usable_cores
+from szn_runtime.errors import ExportError, InputError, MissingDependencyError, UsageError
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["Calibration", "Target", "calibrate", "quantizable_layers", "to_fp16", "to_int8"]
+
+Target = Literal["cpu", "tensorrt"]
+"""What an INT8 file is for: onnxruntime and OpenVINO, or TensorRT."""
+
+_HALF_MAX = 65504.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Ranges of a graph's tensors over real frames, good for any number of INT8 variants.
+
+    Args:
+        ranges: Tensor to its least and greatest value.
+        frames: How many were seen.
+        method: "minmax": nothing that occurred is cut off.
+
+    Raises:
+        InputError: If there were no frames.
+        ExportError: If a tensor's range is not finite, or is a single value.
+    """
+
+    ranges: Mapping[str, tuple[float, float]]
+    frames: int
+    method: Literal["minmax"] = "minmax"
+
+    def __post_init__(self) -> None:
+        if self.frames < 1:
+            raise InputError(
+                "there are no frames to calibrate INT8 with",
+                fix="give --calibration a folder of photos such as the camera will see",
+            )
+        for name, (low, high) in self.ranges.items():
+            if not (math.isfinite(low) and math.isfinite(high)):
+                raise ExportError(
+                    f"the range of {name} is not finite",
+                    got=f"{low:g} to {high:g}",
+                    fix="check the weights and frames for numbers that are not finite",
+                )
+            if not low < high:
+                raise ExportError(
+                    f"{name} has a single value in all calibration frames",
+                    got=f"{low:g}",
+                    fix="calibrate with photos such as the camera will see",
+                )
+
+
+def to_fp16(model: bytes) -> bytes:
+    """Weights and arithmetic in half precision; inputs and outputs stay float32.
+
+    Numbers closer to zero than half precision reaches become its smallest one. One beyond its range
+    is refused, since the converter would cut it off and nothing would say so.
+
+    Args:
+        model: An ONNX file with float32 weights.
+
+    Returns:
+        The ONNX file, names and dynamic sizes as before; equal input gives equal bytes.
+
+    Raises:
+        ExportError: If a weight, which is named, is beyond the range of half precision or not a
+            number; or if the graph cannot be converted.
+        MissingDependencyError: If onnxconverter-common is not installed.
+    """
+    try:
+        # by name: a library without types
+        converter: Any = importlib.import_module("onnxconverter_common.float16")
+    except ImportError as error:
+        raise MissingDependencyError(
+            "onnxconverter-common is not installed", got=error, fix='pip install "szn[export]"'
+        ) from error
+    proto = parse(model)
+    for tensor in _float_tensors(proto.graph):
+        _check_half(tensor)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of numbers near zero
+            proto = converter.convert_float_to_float16(
+                proto, keep_io_types=True, max_finite_val=_HALF_MAX
+            )
+    except Exception as error:  # the converter raises ValueError, AssertionError and others
+        raise ExportError("the graph cannot be converted to FP16", got=error) from error
+    del proto.graph.value_info[:]  # shape inference's, with sizes of mangled names
+    return serialise(proto)
+
+
+def quantizable_layers(model: bytes, *, heads: bool = False) -> tuple[str, ...]:
+    """Names of the convolutions and products that INT8 can take, in the graph's order.
+
+    Those are Conv, Gemm and MatMul nodes with float32 weights and, if any, bias in the file. A node
+    without a name gets one from its operator and position, here as in `to_int8`.
+
+    Args:
+        model: An ONNX file.
+        heads: Whether to name those too that give the graph's outputs.
+
+    Raises:
+        ExportError: If it is no ONNX file, or quantised already.
+    """
+    layers = Layers(parse(model).graph)
+    return tuple(name for name in layers.layers if heads or name not in layers.heads)
+
+
+def calibrate(model: bytes, frames: Iterable[NDArray[np.float32]]) -> Calibration:
+    """Run the network once over frames, and note the range of every tensor that INT8 may need.
+
+    Args:
+        model: An ONNX file with one input.
+        frames: Batches (N, 3, H, W) float32, normalised as the network wants them, of any sizes.
+            They are taken one after the other and not kept.
+
+    Raises:
+        InputError: If there are no frames, or they are no such batches.
+        ExportError: If the network cannot be loaded, fails on them, or gives numbers that are not
+            finite; or if a tensor has a single value, as with frames of one colour.
+        MissingDependencyError: If onnxruntime is not installed.
+    """
+    proto = parse(model)
+    tensors = Layers(proto.graph).candidates
+    session = _range_session(proto, tensors)
+    name = session.get_inputs()[0].name
+    ends, count = 2 * len(tensors), 0
+    lows, highs = np.full(len(tensors), np.inf), np.full(len(tensors), -np.inf)
+    for batch in frames:
+        if batch.dtype != np.float32 or batch.ndim != 4 or batch.shape[1] != 3 or not batch.size:
+            raise InputError(
+                "frames for calibration do not fit the network",
+                got=f"{batch.dtype} {batch.shape}",
+                expected="float32 (N, 3, H, W)",
+            )
+        try:
+            values = session.run(None, {name: np.ascontiguousarray(batch)})
+        except Exception as error:  # onnxruntime's errors share no base class
+            raise ExportError(
+                f"onnxruntime failed on calibration frames of shape {batch.shape}", got=error
+            ) from error
+        # also of the outputs, since a least value may pass over what is not a number
+        if not all(np.isfinite(value).all() for value in values):
+            raise ExportError(
+                "calibration gave numbers that are not finite",
+                fix="check the weights and frames for numbers that are not finite",
+            )
+        lows = np.minimum(lows, np.array(values[0:ends:2]))
+        highs = np.maximum(highs, np.array(values[1:ends:2]))
+        count += len(batch)
+    ends_of = zip(lows.tolist(), highs.tolist(), strict=True)
+    ranges = dict(zip(tensors, ends_of, strict=True)) if count else {}
+    return Calibration(ranges=ranges, frames=count)
+
+
+def to_int8(
+    model: bytes,
+    calibration: Calibration,
+    *,
+    target: Target,
+    keep_float: Collection[str] = (),
+    heads: bool = False,
+) -> bytes:
+    """Eight-bit weights and activations.
+
+    Weights are symmetric int8 with a scale for each output channel. For "cpu" activations are uint8
+    with a zero point and biases int32. For "tensorrt" activations are symmetric int8 and biases
+    stay float32, since it takes nothing else.
+
+    Args:
+        model: The ONNX file that was calibrated.
+        calibration: Ranges of its tensors.
+        target: What will run the file.
+        keep_float: Names of layers to leave in floating point, their inputs too.
+        heads: Whether to quantise the layers that give the graph's outputs. Those left in floating
+            point read 8-bit inputs in "cpu" files, unless `keep_float` names them.
+
+    Returns:
+        The ONNX file, names and dynamic sizes as before; equal input gives equal bytes.
+
+    Raises:
+        UsageError: If there is no such target.
+        ExportError: If nothing is left to quantise, `keep_float` names no layer, a range is
+            missing, a weight is not finite, or the graph is quantised already or refused by onnx.
+    """
+    if target not in get_args(Target):
+        raise UsageError("unknown target of INT8", got=target, expected="cpu or tensorrt")
+    proto = parse(model)
+    layers = Layers(proto.graph)
+    kept = set(keep_float)
+    if not kept <= layers.layers.keys():
+        raise ExportError(
+            "a layer to keep in float is not in the graph",
+            got=", ".join(sorted(kept - layers.layers.keys())),
+        )
+    rounded = set() if heads else layers.heads - kept
+    chosen = layers.layers.keys() - kept - rounded
+    if not chosen:
+        raise ExportError(
+            "nothing is left to quantise",
+            got=f"{len(layers.layers)} layers, all of them in floating point",
+            fix="use fp32 or fp16 for this network",
+        )
+    Quantiser(proto.graph, layers, calibration.ranges, signed=target == "tensorrt").rewrite(
+        chosen,
+        # onnxruntime computes a layer on integers only where what it gives becomes integers
+        rounded if target == "cpu" else (),
+    )
+    _check_pairs(proto.graph, chosen)
+    return serialise(proto)
+
+
+def _check_pairs(graph: onnx.GraphProto, chosen: Collection[str]) -> None:
+    """See that every chosen layer reads a quantised input."""
+    makers = {name: node for node in graph.node for name in node.output}
+    for node in graph.node:
+        if node.name in chosen:
+            back = makers.get(node.input[0])
+            quantiser = makers.get(back.input[0]) if back is not None else None
+            found = [step.op_type for step in (quantiser, back) if step is not None]
+            if found != ["QuantizeLinear", "DequantizeLinear"]:
+                raise ExportError(
+                    f"the input of {node.name} was not quantised",
+                    got=", ".join(found) or "the graph's input",
+                )
+
+
+def _float_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Float32 tensors in the file: initialisers, and constants in nodes."""
+    import onnx
+
+    constants = [a.t for node in graph.node for a in node.attribute if a.HasField("t")]
+    for tensor in (*graph.initializer, *constants):
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            yield tensor
+
+
+def _check_half(tensor: onnx.TensorProto) -> None:
+    import onnx
+
+    values = onnx.numpy_helper.to_array(tensor)
+    # infinite bounds of a Clip stay infinite
+    wrong = np.isnan(values) | (np.isfinite(values) & (np.abs(values) > _HALF_MAX))
+    if wrong.any():
+        raise ExportError(
+            f"{tensor.name} does not fit FP16",
+            got=f"{values[wrong].flat[0]:g}",
+            expected=f"numbers up to {_HALF_MAX:g}",
+            fix="leave fp16 out of --precision",
+        )
+
+
+def _range_session(proto: onnx.ModelProto, tensors: Sequence[str]) -> Any:
+    """A session that gives the least and greatest value of each tensor, then the outputs."""
+    import onnx
+
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise MissingDependencyError(
+            "onnxruntime is not installed", got=error, fix='pip install "szn[export]"'
+        ) from error
+    graph = proto.graph
+    outputs = [copy.deepcopy(output) for output in graph.output]
+    del graph.output[:]
+    for index, name in enumerate(tensors):
+        for operator in ("ReduceMin", "ReduceMax"):
+            output = f"{operator}_of_range_{index}"
+            graph.node.append(onnx.helper.make_node(operator, [name], [output], output, keepdims=0))
+            graph.output.append(
+                onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, [])
+            )
+    graph.output.extend(outputs)
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = usable_cores()
+    settings.log_severity_level = 3  # errors; they are raised as well
+    try:
+        return ort.InferenceSession(
+            proto.SerializeToString(), settings, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # onnxruntime's errors share no base class
+        raise ExportError("onnxruntime cannot load the model", got=error) from error

@@ -1,0 +1,81 @@
+"""The graph in three parts, for those who put something between trunk and heads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from szn_export.to_onnx import EMBEDDING, FRAMES, SEENMASK
+from szn_runtime.errors import ExportError
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["FEATURES", "PARTS", "split_onnx"]
+
+FEATURES = "features"
+"""Name of the tensor between trunk and heads, (N, C, h, w) float32."""
+
+PARTS = {
+    "fcn": (FRAMES, FEATURES),
+    "embedding_head": (FEATURES, EMBEDDING),
+    "seenmask_head": (FEATURES, SEENMASK),
+}
+"""Each part's input and output."""
+
+
+def split_onnx(model: bytes) -> dict[str, bytes]:
+    """Cut the exported graph where both heads begin.
+
+    Args:
+        model: What `onnx_from_network` gives.
+
+    Returns:
+        Part to ONNX file: `fcn` from frames to features, then a head each. Run one after the other
+        they compute what the whole does.
+
+    Raises:
+        ExportError: If the heads do not begin at one tensor.
+    """
+    import onnx
+
+    whole = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(model))
+    made_by = {name: node for node in whole.graph.node for name in node.output}
+    inputs = {made_by[name].input[0] for name in (EMBEDDING, SEENMASK)}
+    if len(inputs) != 1:
+        raise ExportError(
+            "the graph cannot be split: its heads do not begin at one tensor", got=sorted(inputs)
+        )
+    _rename(whole, inputs.pop(), FEATURES)
+    extractor = onnx.utils.Extractor(whole)
+    parts = {}
+    for name, (start, end) in PARTS.items():
+        part = extractor.extract_model([start], [end])
+        del part.graph.value_info[:]
+        _name_dimensions(part)
+        part.graph.name = name
+        onnx.checker.check_model(part, full_check=True)
+        parts[name] = bytes(part.SerializeToString(deterministic=True))
+    return parts
+
+
+def _rename(model: onnx.ModelProto, old: str, new: str) -> None:
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                if name == old:
+                    names[i] = new
+    for value in model.graph.value_info:
+        if value.name == old:
+            value.name = new
+
+
+def _name_dimensions(model: onnx.ModelProto) -> None:
+    """Readable names for the dynamic dimensions, which shape inference makes up."""
+    values: list[Any] = [*model.graph.input, *model.graph.output]
+    for value in values:
+        grid = ("height", "width") if value.name == FRAMES else ("grid_height", "grid_width")
+        for dimension, name in zip(
+            value.type.tensor_type.shape.dim, ("batch", None, *grid), strict=True
+        ):
+            if name is not None:
+                dimension.dim_param = name
