@@ -33,6 +33,9 @@ _POSITIVE = click.IntRange(min=1)
     help="Camera number, 0 first; may be given several times.",
 )
 @click.option("--demo", is_flag=True, help="Run on two sample photos, into -o (demo-output).")
+@click.option(
+    "--rebuild-engines", is_flag=True, help="Build the bundle's TensorRT engines for this machine."
+)
 @click.option("--bench", is_flag=True, help="Synthetic frames, then INPUT; only the reports.")
 @click.option(
     "-o",
@@ -132,6 +135,7 @@ def _run(
     cameras: tuple[int, ...],
     demo: bool,
     bench: bool,
+    rebuild_engines: bool,
     output: Path | None,
     masks: Path | None,
     confidence: Path | None,
@@ -155,6 +159,12 @@ def _run(
     from szn_runtime.errors import UsageError
 
     given = len(inputs) + len(cameras)
+    if rebuild_engines:
+        if given or demo or bench or bundle is None:
+            raise UsageError(
+                "--rebuild-engines goes with --bundle alone", fix="give the bundle's folder"
+            )
+        return _rebuild(bundle, str(model["device"]))
     if (given > 0) + demo > 1 or not (given or demo or bench):
         raise UsageError("give INPUT, --camera or --demo", fix="see szn-run --help")
 
@@ -217,6 +227,22 @@ def _run(
         shares = demo or alone or not outputs.any
         sheet = folder / "contact-sheet.png" if isinstance(sources[0], DemoSource) else None
         return _segment(sources, segmenter, config, outputs, stop, shares, sheet)
+
+
+def _rebuild(path: Path, device: str) -> int:
+    """Build engines anew; returns the exit code."""
+    from szn_runtime.backends import BackendOptions
+    from szn_runtime.bundle import Bundle
+    from szn_runtime.engines import rebuild_engines
+
+    index = BackendOptions(device=device).device_index
+    bundle = rebuild_engines(
+        Bundle.open(path), device_index=index, progress=lambda line: click.echo(line, err=True)
+    )
+    for artefact in bundle.manifest.artefacts:
+        if artefact.kind == "tensorrt":
+            click.echo(f"rebuilt {artefact.file} with version {artefact.facts['version']}")
+    return 0
 
 
 def _segment(

@@ -81,7 +81,7 @@ class EngineFacts:
     {
       "flavour": "tensorrt",               or "rtx"
       "version": "10.3.0",                 `__version__` of the library that built it
-      "compute_capabilities": ["8.7"],     of the GPUs it runs on; [] for all that the library knows
+      "compute_capabilities": ["8.7"],     of the GPUs it runs on; [] for RTX: 8.0 and later
       "profile": {"min": [1, 3, 64, 64], "opt": [1, 3, 480, 640], "max": [4, 3, 640, 640]},
       "inputs": [{"name": "image", "dtype": "float32", "shape": [-1, 3, -1, -1]}],
       "outputs": [{"name": "embedding", "dtype": "float32", "shape": [-1, 20, -1, -1]},
@@ -244,7 +244,8 @@ def open_library(flavour: str) -> Library:
         try:
             module = importlib.import_module(path)
         except (ImportError, OSError) as error:
-            cause = error
+            # without its traceback, which would keep the callers' files in memory
+            cause = error.with_traceback(None)
             continue
         if hasattr(module, "__version__"):
             return Library(name, extra, module)
