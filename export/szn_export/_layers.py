@@ -51,8 +51,9 @@ class Layers:
     ) -> tuple[dict[str, tuple[str, ...]], frozenset[str]]:
         """What computes on integers when these layers do.
 
-        Besides the layers: additions that read what one of them gives, and poolings whose output is
-        read as integers.
+        Besides the layers: additions of nothing but what they give, and poolings whose output is
+        read as integers. So the sum that a layer in floating point goes into stays exact, which
+        saves more accuracy than the layer alone.
 
         Args:
             chosen: Names of layers.
@@ -64,7 +65,7 @@ class Layers:
         given: set[str] = set()
         names: set[str] = set()
         for node in self.nodes:
-            joins = self._is_addition(node) and not given.isdisjoint(node.input)
+            joins = self._is_addition(node) and given.issuperset(node.input)
             if node.name in chosen or joins:
                 names.add(node.name)
                 given.update(node.output)

@@ -38,6 +38,8 @@ __all__ = [
 
 # of the calibration images: enough to rank layers, few enough to do it for every layer
 _SENSITIVITY_IMAGES = 12
+# with more layers in floating point INT8 is no faster than FP32
+_MOST_FLOAT_LAYERS = 12
 
 
 @dataclass(kw_only=True, eq=False)
@@ -149,7 +151,7 @@ def add_int8(
         _cost(draft, reference.labels, frames),
         budget=0.9 * budget,  # other images will cost a little more
         target="cpu",
-        most=len(frames),
+        most=_MOST_FLOAT_LAYERS,
         progress=progress.line,
     )
     draft.notes.append(sensitivity_markdown(found))

@@ -177,6 +177,8 @@ def main(
     _print_rows(result.rows)
     size = sum(facts["bytes"] for facts in result.manifest.files.values())
     click.echo(f"{output}: {len(result.manifest.files)} files, {size / 1e6:.1f} MB")
+    if result.flips_picture is not None:
+        click.echo(f"{result.flips_picture}: where labels flip most")
     _end(list(result.refused), "are past their budgets and were not written")
 
 

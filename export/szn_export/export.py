@@ -59,11 +59,13 @@ class ExportResult:
         manifest: As it was written.
         rows: What the gate measured.
         refused: Artefacts that were past their budget and are not in the bundle.
+        flips_picture: PNG beside the bundle that shows where labels flip, None where none do.
     """
 
     manifest: Manifest
     rows: tuple[Row, ...]
     refused: tuple[str, ...]
+    flips_picture: Path | None
 
 
 def export(run: Run, folder: Path, config: ExportConfig, *, progress: Progress) -> ExportResult:
@@ -130,15 +132,23 @@ def export(run: Run, folder: Path, config: ExportConfig, *, progress: Progress) 
     facts = {"name": name, "precisions": list(config.made)}
     draft.files["export_report.json"] = report_json(draft.rows, **facts)
     draft.files["export_report.md"] = report_markdown(name, draft.rows, notes=draft.notes)
-    worst = max(draft.rows, key=lambda row: max((f.share for f in row.flips), default=0.0))
-    if worst.flips:
-        draft.files["export_flips.png"] = flips_picture(worst.flips, labels)
     manifest = write_bundle(folder, draft.manifest, draft.files)
+    worst = max(draft.rows, key=lambda row: max((f.share for f in row.flips), default=0.0))
+    picture = None
+    if worst.flips:
+        # beside the bundle: it shows photos that whoever gets the bundle need not see
+        picture = folder.with_name(f"{folder.resolve().name}-flips.png")
+        picture.write_bytes(flips_picture(worst.flips, labels))
     if config.triton is not None:
         from szn_export.triton import triton_repository
 
         triton_repository(config.triton, Bundle.open(folder))
-    return ExportResult(manifest=manifest, rows=tuple(draft.rows), refused=tuple(draft.refused))
+    return ExportResult(
+        manifest=manifest,
+        rows=tuple(draft.rows),
+        refused=tuple(draft.refused),
+        flips_picture=picture,
+    )
 
 
 def pytorch_reference(run: Run) -> Callable[[NDArray[np.float32]], Grids]:

@@ -12,7 +12,7 @@ import copy
 import importlib
 import math
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -33,6 +33,7 @@ Target = Literal["cpu", "tensorrt"]
 """What an INT8 file is for: onnxruntime and OpenVINO, or TensorRT."""
 
 _HALF_MAX = 65504.0
+_NOT_FINITE = "check the weights and frames for numbers that are not finite"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ class Calibration:
                 raise ExportError(
                     f"the range of {name} is not finite",
                     got=f"{low:g} to {high:g}",
-                    fix="check the weights and frames for numbers that are not finite",
+                    fix=_NOT_FINITE,
                 )
             if not low < high:
                 raise ExportError(
@@ -99,8 +100,7 @@ def to_fp16(model: bytes) -> bytes:
             "onnxconverter-common is not installed", got=error, fix='pip install "szn[export]"'
         ) from error
     proto = parse(model)
-    for tensor in _float_tensors(proto.graph):
-        _check_half(tensor)
+    _check_half(proto.graph)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of numbers near zero
@@ -165,16 +165,14 @@ def calibrate(model: bytes, frames: Iterable[NDArray[np.float32]]) -> Calibratio
             ) from error
         # also of the outputs, since a least value may pass over what is not a number
         if not all(np.isfinite(value).all() for value in values):
-            raise ExportError(
-                "calibration gave numbers that are not finite",
-                fix="check the weights and frames for numbers that are not finite",
-            )
+            raise ExportError("calibration gave numbers that are not finite", fix=_NOT_FINITE)
         lows = np.minimum(lows, np.array(values[0:ends:2]))
         highs = np.maximum(highs, np.array(values[1:ends:2]))
         count += len(batch)
-    ends_of = zip(lows.tolist(), highs.tolist(), strict=True)
-    ranges = dict(zip(tensors, ends_of, strict=True)) if count else {}
-    return Calibration(ranges=ranges, frames=count)
+    ranges = zip(lows.tolist(), highs.tolist(), strict=True)
+    return Calibration(
+        ranges=dict(zip(tensors, ranges, strict=True)) if count else {}, frames=count
+    )
 
 
 def to_int8(
@@ -249,29 +247,24 @@ def _check_pairs(graph: onnx.GraphProto, chosen: Collection[str]) -> None:
                 )
 
 
-def _float_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Float32 tensors in the file: initialisers, and constants in nodes."""
+def _check_half(graph: onnx.GraphProto) -> None:
+    """Refuse float32 numbers, of initialisers or constants in nodes, that FP16 cannot hold."""
     import onnx
 
     constants = [a.t for node in graph.node for a in node.attribute if a.HasField("t")]
     for tensor in (*graph.initializer, *constants):
-        if tensor.data_type == onnx.TensorProto.FLOAT:
-            yield tensor
-
-
-def _check_half(tensor: onnx.TensorProto) -> None:
-    import onnx
-
-    values = onnx.numpy_helper.to_array(tensor)
-    # infinite bounds of a Clip stay infinite
-    wrong = np.isnan(values) | (np.isfinite(values) & (np.abs(values) > _HALF_MAX))
-    if wrong.any():
-        raise ExportError(
-            f"{tensor.name} does not fit FP16",
-            got=f"{values[wrong].flat[0]:g}",
-            expected=f"numbers up to {_HALF_MAX:g}",
-            fix="leave fp16 out of --precision",
-        )
+        if tensor.data_type != onnx.TensorProto.FLOAT:
+            continue
+        values = onnx.numpy_helper.to_array(tensor)
+        # infinite bounds of a Clip stay infinite
+        wrong = np.isnan(values) | (np.isfinite(values) & (np.abs(values) > _HALF_MAX))
+        if wrong.any():
+            raise ExportError(
+                f"{tensor.name or 'a constant'} does not fit FP16",
+                got=f"{values[wrong].flat[0]:g}",
+                expected=f"numbers up to {_HALF_MAX:g}",
+                fix="leave fp16 out of --precision",
+            )
 
 
 def _range_session(proto: onnx.ModelProto, tensors: Sequence[str]) -> Any:
@@ -291,9 +284,8 @@ def _range_session(proto: onnx.ModelProto, tensors: Sequence[str]) -> Any:
         for operator in ("ReduceMin", "ReduceMax"):
             output = f"{operator}_of_range_{index}"
             graph.node.append(onnx.helper.make_node(operator, [name], [output], output, keepdims=0))
-            graph.output.append(
-                onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, [])
-            )
+            value = onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, [])
+            graph.output.append(value)
     graph.output.extend(outputs)
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = usable_cores()

@@ -1,9 +1,9 @@
 """Which layers cost the most in INT8, and how few of them have to stay in floating point.
 
-Each layer is quantised alone, all others left in floating point. So its cost is measured from zero
-and is its own; leaving it alone in floating point instead would give small differences of two large
-numbers, in which the other layers' rounding drowns it. What the costliest layers do together is then
-measured, not added up.
+Each layer is quantised alone, all others left in floating point, so that its cost is its own and is
+measured from zero. Leaving it alone in floating point would give small differences of two large
+numbers, in which the rounding of all other layers drowns its own. What the costliest layers do
+together is then measured, not added up.
 """
 
 from __future__ import annotations
