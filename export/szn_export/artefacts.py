@@ -302,15 +302,56 @@ def add_split(draft: Draft) -> None:
         draft.add(artefact, {file: content})
 
 
-def add_with_sei(draft: Draft, labels: LabelSet) -> None:
-    """The graph that gives labels."""
+def add_with_sei(
+    draft: Draft, reference: Reference, config: ExportConfig, progress: Progress
+) -> None:
+    """The graph that gives labels, if they are those of the runtime's SEI on its own grids."""
     from szn_export.with_sei import with_sei
 
-    content = with_sei(draft.files["model.onnx"], draft.manifest, labels)
-    artefact = Artefact(
-        kind="onnx-sei", precision="fp32", file="model.sei.onnx", opset=_opset(draft), facts={}
+    file = "model.sei.onnx"
+    content = with_sei(draft.files["model.onnx"], draft.manifest, reference.labels)
+    check_onnx(content)
+    flips = _sei_flips(draft, reference, content)
+    most = config.budgets["fp32"].label_flips
+    draft.notes.append(
+        f"{file}: {flips:.4f} % of its labels differ from the runtime's SEI on its own grids, of "
+        f"{most:g} % that may."
     )
-    draft.add(artefact, {artefact.file: content})
+    if not flips <= most:
+        draft.refused.append(file)
+        progress.line(f"{file} is past its budget and left out")
+        return
+    facts = {"labels": list(reference.labels.names), "label_flips": flips}
+    artefact = Artefact(
+        kind="onnx-sei", precision="fp32", file=file, opset=_opset(draft), facts=facts
+    )
+    draft.add(artefact, {file: content})
+
+
+def _sei_flips(draft: Draft, reference: Reference, content: bytes) -> float:
+    """Percent of the labels of the graph with SEI that the runtime decides otherwise."""
+    import onnxruntime as ort
+
+    from szn_export.with_sei import LABELS
+    from szn_runtime.sei import segment_grid
+
+    manifest = draft.manifest
+    session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
+    names = [LABELS, manifest.embedding_name, manifest.seenmask_name]
+    differing = pixels = 0
+    for batch in reference.batches:
+        feed = {manifest.input_name: reference.tensor(batch)}
+        for labels, embedding, seenmask in zip(*session.run(names, feed), strict=True):
+            expected, _ = segment_grid(
+                embedding,
+                seenmask,
+                reference.labels,
+                geometry=manifest.grid_geometry,
+                size_hw=labels.shape,
+            )
+            differing += int((labels != expected).sum())
+            pixels += labels.size
+    return 100 * differing / pixels
 
 
 def _opset(draft: Draft) -> int | None:

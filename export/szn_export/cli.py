@@ -71,6 +71,14 @@ _POSITIVE = click.IntRange(min=1)
 @click.option("--with-sei", is_flag=True, help="Also write a graph that gives labels.")
 @click.option("--triton", type=_FOLDER, metavar="DIR", help="Also write a Triton repository.")
 @click.option(
+    "--triton-backends",
+    default="onnxruntime",
+    show_default=True,
+    metavar="LIST",
+    help="Of onnxruntime, openvino and tensorrt; the ensemble joins the first.",
+)
+@click.option("--triton-batch", type=_POSITIVE, default=8, show_default=True)
+@click.option(
     "--vocabulary-size",
     type=click.IntRange(min=0),
     default=20_000,
@@ -161,6 +169,7 @@ def main(
     config = ExportConfig(
         precisions=_names(options.pop("precisions")),
         tensorrt=_tensorrt(options),
+        triton_backends=_names(options.pop("triton_backends")),
         images=images,
         gate_images=gate_images,
         budgets=_budgets(budgets),

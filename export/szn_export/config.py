@@ -32,6 +32,8 @@ class ExportConfig:
         split: Whether to write trunk and heads as files of their own.
         with_sei: Whether to write a graph that gives labels.
         triton: Folder for a Triton model repository, None for none.
+        triton_backends: Triton's backends in it; the ensemble joins the first.
+        triton_batch: Most frames that Triton runs at once.
         calibration: Folder of images for INT8; the run's training split by default.
         calibration_images: How many of them, evenly spread.
         vocabulary_size: Most frequent words to include; 0 for none.
@@ -52,6 +54,8 @@ class ExportConfig:
     split: bool = False
     with_sei: bool = False
     triton: Path | None = None
+    triton_backends: tuple[str, ...] = ("onnxruntime",)
+    triton_batch: int = 8
     calibration: Path | None = None
     calibration_images: int = 100
     vocabulary_size: int = 20_000
@@ -68,7 +72,7 @@ class ExportConfig:
             )
         if self.vocabulary_size < 0:
             raise UsageError("vocabulary size", got=self.vocabulary_size, expected="0 or more")
-        for name in ("gate_images", "calibration_images"):
+        for name in ("gate_images", "calibration_images", "triton_batch"):
             if getattr(self, name) < 1:
                 what = f"number of {name.replace('_', ' ')}"
                 raise UsageError(what, got=getattr(self, name), expected=">= 1")

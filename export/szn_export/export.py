@@ -128,7 +128,7 @@ def export(run: Run, folder: Path, config: ExportConfig, *, progress: Progress) 
         if config.split:
             add_split(draft)
         if config.with_sei:
-            add_with_sei(draft, labels)
+            add_with_sei(draft, reference, config, progress)
     facts = {"name": name, "precisions": list(config.made)}
     draft.files["export_report.json"] = report_json(draft.rows, **facts)
     draft.files["export_report.md"] = report_markdown(name, draft.rows, notes=draft.notes)
@@ -142,7 +142,12 @@ def export(run: Run, folder: Path, config: ExportConfig, *, progress: Progress) 
     if config.triton is not None:
         from szn_export.triton import triton_repository
 
-        triton_repository(config.triton, Bundle.open(folder))
+        triton_repository(
+            config.triton,
+            Bundle.open(folder),
+            backends=config.triton_backends,
+            max_batch=config.triton_batch,
+        )
     return ExportResult(
         manifest=manifest,
         rows=tuple(draft.rows),

@@ -260,7 +260,7 @@ def _check_replaceable(folder: Path) -> None:
     fix = "choose another folder, or remove it yourself"
     try:
         document = json.loads((folder / _MARKER).read_bytes())
-        listed = set(document["files"]) if "szn_triton" in document else set()
+        _, listed = document["szn_triton"], set(document["files"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ExportError(f"{folder} exists and is no Triton repository of szn", fix=fix) from error
     if not present <= listed:

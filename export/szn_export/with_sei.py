@@ -137,7 +137,7 @@ def _finish(
     flat = graph.add("Squeeze", [chosen, channel], "flat")
     small = count <= _MOST_UINT8
     if small:
-        # TensorRT makes uint8 of floating point only; numbers up to 255 are exact even in bfloat16
+        # TensorRT promises uint8 of floating point only; such numbers are exact even in bfloat16
         flat = graph.add("Cast", [flat], "float", to=TensorProto.FLOAT)
     kind = TensorProto.UINT8 if small else TensorProto.INT32
     network.graph.node.append(
@@ -166,7 +166,7 @@ def _describe(network: onnx.ModelProto, labels: LabelSet, seen_bias: float) -> N
 def _load(model: bytes, manifest: Manifest) -> onnx.ModelProto:
     """Read the file and see that labels can be added to it."""
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
 
     try:
         network = onnx.load_from_string(model)
