@@ -48,7 +48,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from szn_runtime.backends import Backend, BackendOptions, open_backend
+from szn_runtime.backends import PRECISIONS, Backend, BackendOptions, open_backend
 from szn_runtime.bundle import Bundle, default_bundle_path
 from szn_runtime.cache import cache_folder
 from szn_runtime.errors import SznError
@@ -60,6 +60,7 @@ Vendor = Callable[[float], float]
 
 _TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 _FRAME_HW = (480, 640)
+_HINTS: tuple[Hint, ...] = ("latency", "throughput")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +142,7 @@ def vgg16_bundle(like: Bundle) -> Bundle:
 
 
 def giga_multiply_adds(model: bytes, input_name: str, shape: Sequence[int]) -> float:
-    """1e-9 of the multiplications that convolutions and matrix products of an ONNX graph need.
+    """1e-9 of the multiplications in the convolutions and matrix products of an ONNX graph.
 
     Args:
         model: The ONNX file.
@@ -163,10 +164,8 @@ def giga_multiply_adds(model: bytes, input_name: str, shape: Sequence[int]) -> f
         sizes[value.name] = [each.dim_value for each in value.type.tensor_type.shape.dim]
     total = 0
     for node in graph.node:
-        if node.op_type in ("Conv", "ConvInteger"):
+        if node.op_type == "Conv":
             total += math.prod(sizes[node.output[0]]) * math.prod(sizes[node.input[1]][1:])
-        elif node.op_type == "QLinearConv":
-            total += math.prod(sizes[node.output[0]]) * math.prod(sizes[node.input[3]][1:])
         elif node.op_type == "MatMul":
             total += math.prod(sizes[node.output[0]]) * sizes[node.input[0]][-1]
         elif node.op_type == "Gemm":
@@ -416,8 +415,8 @@ def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> list[i
 @click.option("--bundle", "bundle_path", type=click.Path(path_type=Path), help="For szn-mini.")
 @click.option("--model", type=click.Choice(["szn-mini", "vgg16", "all"]), default="all")
 @click.option("--batches", callback=_numbers, help="Frames a call; by default 1,4.")
-@click.option("--precisions", help="Only these, such as fp32,bf16.")
-@click.option("--hints", default="latency,throughput", show_default=True)
+@click.option("--precision", multiple=True, type=click.Choice(PRECISIONS), help="Only these.")
+@click.option("--hint", multiple=True, type=click.Choice(_HINTS), help="Only these.")
 @click.option("--threads", type=click.IntRange(1), help="By default one per core.")
 @click.option("--size", callback=_numbers, help="Long sides of szn-mini's input, such as 320,640.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the rows.")
@@ -427,8 +426,8 @@ def main(
     bundle_path: Path | None,
     model: str,
     batches: list[int] | None,
-    precisions: str | None,
-    hints: str,
+    precision: tuple[str, ...],
+    hint: tuple[Hint, ...],
     threads: int | None,
     size: list[int] | None,
     json_path: Path | None,
@@ -444,7 +443,7 @@ def main(
         models.append((bundle.manifest.name, bundle, sizes))
     if model != "szn-mini" and not quick:
         models.append(("vgg16", vgg16_bundle(bundle), [max(_FRAME_HW)]))
-    wanted = set(precisions.split(",")) if precisions else None
+    hints = hint or _HINTS
     peaks = Peaks(threads)
     rows: list[dict[str, Any]] = []
     not_run: list[dict[str, str]] = []
@@ -452,17 +451,17 @@ def main(
         with tempfile.TemporaryDirectory() as folder:
             cases = [
                 Case(
-                    model=name, bundle=opened, backend=backend, precision=precision, batch=batch,
-                    hint="latency" if hint == "latency" else "throughput", threads=threads,
+                    model=name, bundle=opened, backend=backend, precision=computed, batch=batch,
+                    hint=each, threads=threads,
                     input_hw=plan(
                         _FRAME_HW, long_side=side, multiple=opened.manifest.preprocess.multiple
                     ).padded_hw,
                 )
                 for side in sizes
                 for batch in (batches or ([1] if quick else [1, 4]))
-                for hint in hints.split(",")
-                for backend, precision in candidates(opened)
-                if wanted is None or precision in wanted
+                for each in hints
+                for backend, computed in candidates(opened)
+                if not precision or computed in precision
             ]  # fmt: skip
             for case in cases:
                 _measure_into(rows, not_run, case, Path(folder), peaks, console, quick=quick)
@@ -474,15 +473,15 @@ def main(
         a_frame = row["ours_ms"] / (1 if row["ms_per"] == "frame" else row["batch"])
         done = 2e9 * row["gmacs"] / (1e-3 * a_frame)
         row["peak_share"] = None if flops is None else done / flops
-    for hint in hints.split(","):
-        console.print(_table([row for row in rows if row["hint"] == hint], hint, threads))
-    for precision, peak in peaks.to_json().items():
+    for each in hints:
+        console.print(_table([row for row in rows if row["hint"] == each], each, threads))
+    for computed, peak in peaks.to_json().items():
         console.print(
-            f"peak of products in {precision}: {peak['teraflops']:.2f} TFLOPS ({peak['library']})"
+            f"peak of products in {computed}: {peak['teraflops']:.2f} TFLOPS ({peak['library']})"
         )
-    for each in not_run:
-        what = " ".join(each[key] for key in ("model", "backend", "precision") if key in each)
-        console.print(f"{what}: not run: {each['reason']}", markup=False)
+    for missing in not_run:
+        what = " ".join(value for key, value in missing.items() if key != "reason")
+        console.print(f"{what}: not run: {missing['reason']}", markup=False)
     if json_path:
         write_report(json_path, "network", rows, peaks=peaks.to_json(), not_run=not_run)
     if plot:
@@ -511,10 +510,8 @@ def _measure_into(
                 "reason": str(error),
             })  # fmt: skip
             return
-        precision = "fp32" if case.backend != "tensorrt" else case.precision
-        content = case.bundle.model_bytes(precision)
         row["gmacs"] = giga_multiply_adds(
-            content, case.bundle.manifest.input_name, (1, 3, *case.input_hw)
+            case.bundle.model_bytes(), case.bundle.manifest.input_name, (1, 3, *case.input_hw)
         )
         rows.append(row)
 
@@ -553,18 +550,17 @@ def _plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7, 1 + 0.35 * len(rows)), layout="constrained")
-    places = np.arange(len(rows))
-    axes.barh(places - 0.2, [row["ours_ms"] for row in rows], 0.4, label="ours")
+    figure, axes = plt.subplots(figsize=(8, 1 + 0.3 * len(rows)), layout="constrained")
+    names = [
+        "{model} {1} x {0}, {backend} {precision}, batch {batch}, ms per {ms_per}".format(
+            *row["input_hw"], **row
+        )
+        for row in rows
+    ]
+    axes.plot([row["ours_ms"] for row in rows], names, "o", label="ours")
     theirs = [row["vendor_ms"] or math.nan for row in rows]
-    axes.barh(places + 0.2, theirs, 0.4, label="vendor's tool")
-    axes.set_yticks(
-        places,
-        [
-            "{model} {backend} {precision}, batch {batch}, ms per {ms_per}".format(**row)
-            for row in rows
-        ],
-    )
+    axes.plot(theirs, names, "|", markersize=14, label="vendor's tool")
+    axes.grid(axis="y", alpha=0.3)
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.set_xlabel("ms")

@@ -296,7 +296,11 @@ def main(
         console.print(f"default: {choice.summary()}", highlight=False)
         variants = [(choice.backend, choice.precision)]
         if not quick:
-            known = [(c.backend, c.precision) for c in choice.candidates if c.precision == "fp32"]
+            known = [
+                (c.backend, c.precision)
+                for c in choice.candidates
+                if c.precision in ("fp32", "bf16") and (c.frame_ms or c.avoided)
+            ]
             variants += [each for each in known if each not in variants]
         rows: list[dict[str, Any]] = []
         for backend, precision in variants:

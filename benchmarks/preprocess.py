@@ -403,22 +403,22 @@ def _plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7, 1 + 0.25 * len(rows)), layout="constrained")
-    places = np.arange(len(rows))
-    before = [row["preprocess_ms"] for row in rows]
-    axes.barh(places, before, label="before the graph")
-    axes.barh(places, [row["network_ms"] for row in rows], left=before, label="in the graph")
-    axes.set_yticks(
-        places,
-        [
-            "{1} x {0}, {backend} {precision}: {variant}".format(*row["frame_hw"], **row)
-            for row in rows
-        ],
-        fontsize="small",
+    sizes = list(dict.fromkeys(tuple(row["frame_hw"]) for row in rows))
+    figure, panels = plt.subplots(
+        len(sizes), figsize=(7, 1 + 0.25 * len(rows)), layout="constrained", squeeze=False
     )
-    axes.invert_yaxis()
-    axes.set_xlabel("ms per frame")
-    axes.legend()
+    for axes, size in zip(panels[:, 0], sizes, strict=True):
+        shown = [row for row in rows if tuple(row["frame_hw"]) == size]
+        names = ["{backend} {precision}: {variant}".format(**row) for row in shown]
+        before = [row["preprocess_ms"] for row in shown]
+        inside = [row["network_ms"] for row in shown]
+        axes.barh(names, before, label="before the graph")
+        axes.barh(names, inside, left=before, label="in the graph")
+        axes.tick_params(axis="y", labelsize="small")
+        axes.invert_yaxis()
+        axes.set_title(f"{size[1]} x {size[0]}")
+        axes.set_xlabel("ms per frame")
+        axes.legend()
     figure.savefig(path)
     plt.close(figure)
 

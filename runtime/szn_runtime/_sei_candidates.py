@@ -11,23 +11,21 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["collect_candidates", "label_filter"]
+__all__ = ["HUGE", "LANES", "collect_candidates", "multiply_four", "update_bounds"]
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
+U8 = NDArray[np.uint8]
 
 HUGE = np.float32(3e38)  # stands for infinity, which `ninf`-like assumptions would not survive
 LANES = 64  # vector loops run over multiples of this, so that equal labels get equal bits
 
 # Finite numbers only (checked before), so a maximum may be taken in any order.
 _fast = njit(nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz", "contract"})
-_sums = njit(
-    nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz", "contract", "reassoc"}
-)
 
 
 @_fast
-def _multiply_four(
+def multiply_four(
     lanes: F32, weights: F32, m0: int, m1: int, m2: int, m3: int, width: int, out: F32
 ) -> None:
     """Scores of four labels at many nodes, or of many labels at four nodes.
@@ -66,16 +64,8 @@ def _multiply_four(
             out3[n] += e0 * y0
 
 
-@_sums
-def _dot(a: F32, b: F32) -> np.float32:
-    total = np.float32(0)
-    for d in range(a.size):
-        total += a[d] * b[d]
-    return total
-
-
 @_fast
-def _update_bounds(
+def update_bounds(
     nodes: F32,
     norm: F32,
     slack: F32,
@@ -84,6 +74,7 @@ def _update_bounds(
     corners: I32,
     winner: I32,
     known: I32,
+    skip_sole: bool,
     bound: F32,
 ) -> None:
     """Bounds of the cells whose corner winners have changed since `known`.
@@ -98,6 +89,7 @@ def _update_bounds(
         corners: (cells, 4) int32 nodes of each cell.
         winner: (n,) int32 row of the best label so far at each node.
         known: (cells, 4) int32 winners that `bound` was made from, updated.
+        skip_sole: Whether cells with one winner need no bound.
         bound: (cells, 4) float32 `g_c - slack`, updated; HUGE at nodes of length 0, where all
             labels tie.
     """
@@ -110,8 +102,9 @@ def _update_bounds(
             if known[i, c] != row:
                 known[i, c] = row
                 changed = True
-        if not changed:
+        if not changed or (skip_sole and _is_sole(winner, corners, i)):
             continue
+        n0, n1, n2, n3 = corners[i, 0], corners[i, 1], corners[i, 2], corners[i, 3]
         count = 0
         for c in range(4):
             new = True
@@ -121,10 +114,19 @@ def _update_bounds(
                 distinct[count] = known[i, c]
                 count += 1
         for q in range(count):
-            label = embeddings[ids[distinct[q]]]
-            for c in range(4):
-                n = corners[i, c]
-                share[q, c] = _dot(nodes[n], label) / norm[n] if norm[n] > 0 else np.float32(2)
+            label = ids[distinct[q]]
+            s0 = s1 = s2 = s3 = np.float32(0)
+            for d in range(nodes.shape[1]):
+                value = embeddings[label, d]
+                s0 += nodes[n0, d] * value
+                s1 += nodes[n1, d] * value
+                s2 += nodes[n2, d] * value
+                s3 += nodes[n3, d] * value
+            # where a node has no length all labels tie
+            share[q, 0] = s0 / norm[n0] if norm[n0] > 0 else np.float32(2)
+            share[q, 1] = s1 / norm[n1] if norm[n1] > 0 else np.float32(2)
+            share[q, 2] = s2 / norm[n2] if norm[n2] > 0 else np.float32(2)
+            share[q, 3] = s3 / norm[n3] if norm[n3] > 0 else np.float32(2)
         greatest = -HUGE
         for subset in range(1, 1 << count):
             size = np.float32(0)
@@ -147,118 +149,41 @@ def _update_bounds(
 
 
 @_fast
-def _raise_best(scores: F32, row: int, best: F32, winner: I32) -> None:
-    for n in range(best.size):
-        higher = scores[n] > best[n]
-        winner[n] = row if higher else winner[n]
-        best[n] = scores[n] if higher else best[n]
-
-
-@_fast
-def _any_reaches(scores: F32, threshold: F32) -> np.int32:
-    s0, s1, s2, s3 = scores[0], scores[1], scores[2], scores[3]
-    hit = np.int32(0)
-    for n in range(threshold.size):
-        a = s0[n] if s0[n] > s1[n] else s1[n]
-        b = s2[n] if s2[n] > s3[n] else s3[n]
-        c = a if a > b else b
-        hit = np.int32(1) if c >= threshold[n] else hit
-    return hit
-
-
-@_fast
-def _reaches(scores: F32, threshold: F32) -> np.int32:
-    hit = np.int32(0)
-    for n in range(threshold.size):
-        hit = np.int32(1) if scores[n] >= threshold[n] else hit
-    return hit
-
-
-@_fast
-def label_filter(
-    nodes: F32, norm: F32, slack: F32, embeddings: F32, ids: I32, corners: I32, start: int
-) -> tuple[I32, I32]:
-    """Drop the labels that stay below the bounds of every cell, in one pass over all labels.
-
-    A label is kept if at some node it reaches the least bound of the cells around it. The bounds
-    come from the winners among the labels so far, and are valid whatever labels they come from.
-
-    Args:
-        nodes: (n, j) float32 and `norm`, `slack`, `corners` as for the bounds.
-        embeddings: (K, j) float32 of all labels.
-        ids: (k,) int32 labels to choose from, ascending.
-        start: Labels to find the first winners among.
-
-    Returns:
-        The kept part of `ids`, which holds every label that wins anywhere, and for each node the
-        row of its best label there.
-    """
-    count_nodes, dim = nodes.shape
-    width = -(-count_nodes // LANES) * LANES
-    lanes = np.zeros((dim, width), np.float32)
-    lanes[:, :count_nodes] = nodes.T
-    scores = np.empty((4, width), np.float32)
-    best = np.full(width, -HUGE, np.float32)
-    winner = np.zeros(width, np.int32)
-    bound = np.empty((corners.shape[0], 4), np.float32)
-    known = np.full((corners.shape[0], 4), -1, np.int32)
-    threshold = np.full(width, HUGE, np.float32)
-    kept = np.empty(ids.size, np.int32)
-    kept_row = np.full(ids.size, -1, np.int32)
-    count = 0
-    last = ids.size - 1
-    for row in range(0, min(start, ids.size), 4):
-        k1, k2, k3 = min(row + 1, last), min(row + 2, last), min(row + 3, last)
-        _multiply_four(lanes, embeddings, ids[row], ids[k1], ids[k2], ids[k3], width, scores)
-        for k in range(row, k3 + 1):
-            _raise_best(scores[k - row], k, best, winner)
-    refresh = 0
-    for row in range(0, ids.size, 4):
-        if row >= refresh:
-            _update_bounds(nodes, norm, slack, embeddings, ids, corners, winner, known, bound)
-            threshold[:count_nodes] = HUGE
-            for i in range(corners.shape[0]):
-                for c in range(4):
-                    n = corners[i, c]
-                    threshold[n] = min(threshold[n], bound[i, c])
-            refresh = max(start, 2 * row)
-        k1, k2, k3 = min(row + 1, last), min(row + 2, last), min(row + 3, last)
-        _multiply_four(lanes, embeddings, ids[row], ids[k1], ids[k2], ids[k3], width, scores)
-        if row > 0 and not _any_reaches(scores, threshold):
-            continue
-        for k in range(row, k3 + 1):
-            # the first label wins where all tie, at nodes of length 0
-            if k == 0 or _reaches(scores[k - row], threshold):
-                _raise_best(scores[k - row], k, best, winner)
-                kept[count] = ids[k]
-                kept_row[k] = count
-                count += 1
-    for n in range(count_nodes):
-        winner[n] = kept_row[winner[n]]
-    return kept[:count].copy(), winner[:count_nodes].copy()
-
-
-@_fast
-def _find_best(scores: F32, size: int, first_row: int, n: int, best: F32, winner: I32) -> None:
-    for k0 in range(0, size, LANES):
-        k1 = min(k0 + LANES, size)
-        higher = np.int32(0)
-        for k in range(k0, k1):
-            higher = np.int32(1) if scores[k] > best[n] else higher
-        if higher:
-            for k in range(k0, k1):
-                if scores[k] > best[n]:
-                    best[n] = scores[k]
-                    winner[n] = first_row + k
+def _find_best(
+    scores: F32, size: int, first_row: int, n0: int, n1: int, best: F32, winner: I32
+) -> None:
+    """Update the best label of the nodes n0 to n1 - 1 from a block of `size` scores."""
+    whole = size - size % 8
+    for n in range(n0, n1):
+        # eight at a time, which do not wait for each other
+        b0 = b1 = b2 = b3 = b4 = b5 = b6 = b7 = best[n]
+        for k in range(0, whole, 8):
+            b0 = scores[n, k] if scores[n, k] > b0 else b0
+            b1 = scores[n, k + 1] if scores[n, k + 1] > b1 else b1
+            b2 = scores[n, k + 2] if scores[n, k + 2] > b2 else b2
+            b3 = scores[n, k + 3] if scores[n, k + 3] > b3 else b3
+            b4 = scores[n, k + 4] if scores[n, k + 4] > b4 else b4
+            b5 = scores[n, k + 5] if scores[n, k + 5] > b5 else b5
+            b6 = scores[n, k + 6] if scores[n, k + 6] > b6 else b6
+            b7 = scores[n, k + 7] if scores[n, k + 7] > b7 else b7
+        for k in range(whole, size):
+            b0 = scores[n, k] if scores[n, k] > b0 else b0
+        top = max(max(max(b0, b1), max(b2, b3)), max(max(b4, b5), max(b6, b7)))
+        if top > best[n]:
+            k = 0
+            while scores[n, k] != top:
+                k += 1
+            best[n], winner[n] = top, first_row + k
 
 
 @_fast
 def _flag(
-    s0: F32, s1: F32, s2: F32, s3: F32, bound: F32, size: int, flags: NDArray[np.uint8]
+    scores: F32, n0: int, n1: int, n2: int, n3: int, bound: F32, i: int, size: int, flags: U8
 ) -> None:
-    b0, b1, b2, b3 = bound[0], bound[1], bound[2], bound[3]
+    b0, b1, b2, b3 = bound[i, 0], bound[i, 1], bound[i, 2], bound[i, 3]
     for k in range(size):
-        flags[k] = (s0[k] >= b0) | (s1[k] >= b1) | (s2[k] >= b2) | (s3[k] >= b3)
+        low = (scores[n0, k] >= b0) | (scores[n1, k] >= b1)
+        flags[k] = low | (scores[n2, k] >= b2) | (scores[n3, k] >= b3)
 
 
 @_fast
@@ -271,6 +196,7 @@ def collect_candidates(
     corners: I32,
     winner: I32,
     block: int,
+    limit: int,
 ) -> tuple[I32, NDArray[np.int64], I32, F32]:
     """Labels that can win somewhere in a cell, for all cells, with their scores at the corners.
 
@@ -280,11 +206,13 @@ def collect_candidates(
         ids: (k,) int32 labels to choose from, ascending.
         winner: (n,) int32 row of the best label at each node, or empty: it is found on the way.
         block: Labels whose scores are held at a time, a multiple of LANES.
+        limit: Candidates to give up at, if there is more than one cell.
 
     Returns:
         `sole` (cells,) the label that wins at all corners and thus in the whole cell, or -1: then
         the labels that can win in cell i are, for each block b, at `start[b, i]` to
-        `start[b, i + 1]` in `label` (m,), ascending, with `score` (4, m) at the corners.
+        `start[b, i + 1]` in `label` (m,), ascending, with `score` (4, m) at the corners. `sole` is
+        empty if it gave up.
     """
     count_nodes, dim = nodes.shape
     cells = corners.shape[0]
@@ -298,13 +226,15 @@ def collect_candidates(
         winner = np.zeros(count_nodes, np.int32)
     bound = np.empty((cells, 4), np.float32)
     known = np.full((cells, 4), -1, np.int32)
-    flags = np.empty(block, np.uint8)
+    skip_sole = not search or blocks == 1
+    flags = np.zeros(block, np.uint8)
+    words = flags.view(np.uint64)
     rows = np.empty(block + 1, np.int32)
     start = np.empty((blocks, cells + 1), np.int64)
     capacity = 16 * cells + block
     label = np.empty(capacity, np.int32)
     score = np.empty((4, capacity), np.float32)
-    count = 0
+    count = np.int64(0)
     last = count_nodes - 1
     for b in range(blocks):
         first_row = b * block
@@ -315,23 +245,27 @@ def collect_candidates(
                 lanes[d, k] = embeddings[ids[first_row + k], d]
         for n in range(0, count_nodes, 4):
             n1, n2, n3 = min(n + 1, last), min(n + 2, last), min(n + 3, last)
-            _multiply_four(lanes, nodes, n, n1, n2, n3, width, scores[n : n + 4])
-            if search:
-                for q in range(n, n3 + 1):
-                    _find_best(scores[q], size, first_row, q, best, winner)
-        _update_bounds(nodes, norm, slack, embeddings, ids, corners, winner, known, bound)
+            multiply_four(lanes, nodes, n, n1, n2, n3, width, scores[n : n + 4])
+        if search:
+            _find_best(scores, size, first_row, 0, count_nodes, best, winner)
+        update_bounds(nodes, norm, slack, embeddings, ids, corners, winner, known, skip_sole, bound)
         for i in range(cells):
             start[b, i] = count
-            if (not search or blocks == 1) and _is_sole(winner, corners, i):
+            if skip_sole and _is_sole(winner, corners, i):
                 continue
             n0, n1, n2, n3 = corners[i, 0], corners[i, 1], corners[i, 2], corners[i, 3]
-            _flag(scores[n0], scores[n1], scores[n2], scores[n3], bound[i], size, flags)
+            flags[size - size % 8 :] = 0
+            _flag(scores, n0, n1, n2, n3, bound, i, size, flags)
             if b == 0 and min(min(norm[n0], norm[n1]), min(norm[n2], norm[n3])) == 0:
                 flags[0] = 1  # wins where all labels tie
             found = 0
-            for k in range(size):
-                rows[found] = k
-                found += flags[k]
+            for q in range(-(-size // 8)):
+                if words[q]:  # few are: eight at a time
+                    for k in range(8 * q, 8 * q + 8):
+                        rows[found] = k
+                        found += flags[k]
+            if count + found > limit and cells > 1:
+                return np.empty(0, np.int32), start, label, score
             if count + found > capacity:
                 capacity = 2 * capacity + found
                 label, score = _grown(label, score, count, capacity)
@@ -363,8 +297,9 @@ def _is_sole(winner: I32, corners: I32, i: int) -> bool:
 
 @_fast
 def _grown(label: I32, score: F32, count: int, capacity: int) -> tuple[I32, F32]:
-    more_label = np.empty(capacity, np.int32)
-    more_label[:count] = label[:count]
-    more_score = np.empty((4, capacity), np.float32)
-    more_score[:, :count] = score[:, :count]
+    more_label, more_score = np.empty(capacity, np.int32), np.empty((4, capacity), np.float32)
+    for p in range(count):
+        more_label[p] = label[p]
+        for c in range(4):
+            more_score[c, p] = score[c, p]
     return more_label, more_score

@@ -13,8 +13,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from szn_runtime._sei_candidates import collect_candidates, label_filter
-from szn_runtime._sei_paint import paint_tile
+from szn_runtime._sei_candidates import collect_candidates
+from szn_runtime._sei_filter import label_filter
+from szn_runtime._sei_tile import paint_tile
 
 __all__ = ["BAD_EMBEDDING", "BAD_SEENMASK", "label_grid"]
 
@@ -25,11 +26,12 @@ I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
 Flags = NDArray[np.bool_]
 Axis = tuple[int, I64, F32]
-Candidates = tuple[I32, I32, I64, I32, F32, int]
+Candidates = tuple[I32, I32, I64, I32, F32]
 
 BAD_EMBEDDING, BAD_SEENMASK = 1, 2  # what `label_grid` returns for numbers that are not finite
 
-SEEN, UNSEEN = 1, 2  # bits: which label lists a cell needs
+# Bits: which label lists a cell needs. Numba compiles a function anew for a plain number.
+SEEN, UNSEEN = np.uint8(1), np.uint8(2)
 
 # A score's rounding error is below (j + 2) / 2^24 of |E_c|; four times that, and some.
 _ROUNDING = 4.0 / 2**24
@@ -128,16 +130,17 @@ def _candidates(
     embeddings: F32,
     ids: I32,
     needs: U8,
-    bit: int,
+    bit: np.uint8,
     origin: tuple[int, int],
     block: int,
     filter_from: int,
+    limit: int,
 ) -> Candidates:
     """Candidates of the cells of a tile, whose first node is `origin`, that need the labels `ids`.
 
     Returns:
-        `index` (rows, columns) number of each cell among those, -1 for the others; then `start`,
-        `label`, `score` as `collect_candidates` gives; then the most candidates a cell has.
+        `index` (rows, columns) number of each cell among those, -1 for the others; then `sole`,
+        `start`, `label`, `score` as `collect_candidates` gives, the same for no cell.
     """
     dim, h, w = embedding.shape
     index = np.full(needs.shape, -1, np.int32)
@@ -153,7 +156,6 @@ def _candidates(
             np.zeros((1, 1), np.int64),
             np.empty(0, np.int32),
             np.empty((4, 0), np.float32),
-            0,
         )
     corners = np.empty((cells, 4), np.int32)
     nodes = np.empty((column.size, dim), np.float32)
@@ -185,52 +187,9 @@ def _candidates(
     if ids.size >= filter_from:
         ids, winner = label_filter(nodes, norm, slack, embeddings, ids, corners, 2 * block)
     sole, start, label, score = collect_candidates(
-        nodes, norm, slack, embeddings, ids, corners, winner, block
+        nodes, norm, slack, embeddings, ids, corners, winner, block, limit
     )
-    most = 0
-    for i in range(cells):
-        total = 0
-        for b in range(start.shape[0]):
-            total += start[b, i + 1] - start[b, i]
-        most = max(most, total)
-    return index, sole, start, label, score, most
-
-
-@_plain
-def _gather(of: Candidates, used: int, first: I64, count: I64, to_label: I32, to_score: F32) -> int:
-    """Bring the candidates of each cell of a tile together, from all blocks of labels.
-
-    Args:
-        of: What `_candidates` gives.
-        used: Index to begin at in `to_label` (n,) and `to_score` (4, n), which are written.
-        first: (rows, columns) index of each cell's first candidate there, written.
-        count: (rows, columns) how many each cell has, written; 0 for cells that are not among
-            those of `of`.
-
-    Returns:
-        The index after the last one written.
-    """
-    index, sole, start, label, score, _ = of
-    for i in range(index.shape[0]):
-        for j in range(index.shape[1]):
-            cell = index[i, j]
-            first[i, j] = used
-            count[i, j] = 0
-            if cell < 0:
-                continue
-            if sole[cell] >= 0:
-                to_label[used] = sole[cell]
-                for c in range(4):
-                    to_score[c, used] = 0  # any number: it is compared with none
-                used += 1
-            for b in range(start.shape[0]):
-                for p in range(start[b, cell], start[b, cell + 1] if sole[cell] < 0 else 0):
-                    to_label[used] = label[p]
-                    for c in range(4):
-                        to_score[c, used] = score[c, p]
-                    used += 1
-            count[i, j] = used - first[i, j]
-    return used
+    return index, sole, start, label, score
 
 
 @_plain
@@ -246,6 +205,7 @@ def label_grid(
     tile_cells: int,
     block: int,
     filter_from: int,
+    limit: int,
     labels: NDArray[Any],
     seen: Flags,
 ) -> int:
@@ -262,6 +222,7 @@ def label_grid(
         tile_cells: About how many cells make a tile.
         block: Labels scored at a time, a multiple of 64.
         filter_from: Number of labels from which they are filtered first.
+        limit: Candidates of a tile's cells to hold at a time.
         labels: (H, W) label map, written.
         seen: (H, W) bool, written.
 
@@ -297,26 +258,32 @@ def label_grid(
     tile_rows = max(int(np.sqrt(tile_cells)), 1)
     tile_columns = -(-tile_cells // tile_rows)
     down, across = -(-rows // tile_rows), -(-columns // tile_columns)
+    # tiles to do; one with too many candidates is halved, at most to single cells
+    todo = np.empty((down * across + 64, 4), np.int64)
     for tile in range(down * across):
         ty, tx = tile // across, tile % across
-        cy0, cy1 = rows * ty // down, rows * (ty + 1) // down
-        cx0, cx1 = columns * tx // across, columns * (tx + 1) // across
+        todo[tile, 0], todo[tile, 1] = rows * ty // down, rows * (ty + 1) // down
+        todo[tile, 2], todo[tile, 3] = columns * tx // across, columns * (tx + 1) // across
+    left = down * across
+    while left > 0:
+        left -= 1
+        cy0, cy1, cx0, cx1 = todo[left, 0], todo[left, 1], todo[left, 2], todo[left, 3]
         needs = _needs(difference, masked, y_axis, x_axis, cy0, cy1, cx0, cx1)
         origin = (y_axis[0] + cy0, x_axis[0] + cx0)
         seen_of = _candidates(
-            embedding, scale, embeddings, first_ids, needs, SEEN, origin, block, filter_from
+            embedding, scale, embeddings, first_ids, needs, SEEN, origin, block, filter_from, limit
         )
         unseen_of = _candidates(
-            embedding, scale, embeddings, second_ids, needs, UNSEEN, origin, block, filter_from
-        )
-        first = np.empty((2, needs.shape[0], needs.shape[1]), np.int64)
-        count = np.empty_like(first)
-        room = seen_of[1].size + unseen_of[1].size + seen_of[2][-1, -1] + unseen_of[2][-1, -1]
-        room += 2 * max(max(seen_of[5], unseen_of[5]), 1)
-        label, score = np.empty(room, np.int32), np.empty((4, room), np.float32)
-        used = _gather(seen_of, 0, first[0], count[0], label, score)
-        _gather(unseen_of, used, first[1], count[1], label, score)
-        paint_tile(
-            label, score, first, count, difference, y_axis, x_axis, cy0, cx0, flags, labels, seen
-        )
+            embedding, scale, embeddings, second_ids, needs, UNSEEN, origin, block, filter_from,
+            limit,
+        )  # fmt: skip
+        if seen_of[1].size <= seen_of[0].max() or unseen_of[1].size <= unseen_of[0].max():
+            todo[left + 1] = todo[left]
+            if cy1 - cy0 > cx1 - cx0:
+                todo[left, 1] = todo[left + 1, 0] = (cy0 + cy1) // 2
+            else:
+                todo[left, 3] = todo[left + 1, 2] = (cx0 + cx1) // 2
+            left += 2
+            continue
+        paint_tile(seen_of, unseen_of, difference, y_axis, x_axis, cy0, cx0, flags, labels, seen)
     return 0

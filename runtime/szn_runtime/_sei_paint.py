@@ -1,13 +1,11 @@
-"""Compiled kernels of `sei.py`: from a cell's candidates to the labels of its pixels.
+"""Compiled kernels of `sei.py`: from candidates to the labels of pixels.
 
 A *box* is a block of pixels: first row, row after the last, first column, column after the last.
 Along a row of a cell a score goes in a line from the left edge's to the right edge's, which lie
 between the corners' likewise. Each of these products and sums is rounded on its own, in one order
 for all labels (no fused operations, which the compiler may choose differently from loop to loop).
 Rounding then keeps the order of two labels, so that one that is below another at all corners is
-never above it inside, and equal labels stay equal.
-
-To call a function with many arrays costs as much as to paint a box: there are few calls per cell.
+never above it inside, and equal labels stay equal. Of two labels only the difference is followed.
 """
 
 from __future__ import annotations
@@ -18,21 +16,15 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["paint_tile"]
+__all__ = ["LATTICE", "fill", "paint_many", "paint_two", "prune"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
-I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
 Flags = NDArray[np.bool_]
 Box = tuple[int, int, int, int]
-Axis = tuple[int, I64, F32]
 Corners = tuple[float, float, float, float]
-
-# Up to FEW candidates it costs less to carry a hopeless one than to find it. A cell with more than
-# MANY, and more pixels than SMALL, is painted in quarters, each with its own.
-FEW, MANY, SMALL = 4, 8, 64
 
 LATTICE = 16  # 3 x 3 pixels of a box, filled up to whole vectors
 _LOWEST = np.float32(-3e38)
@@ -41,7 +33,7 @@ _fast = njit(nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz
 
 
 @_fast
-def _prune(
+def prune(
     label: I32,
     score: F32,
     first: int,
@@ -51,6 +43,7 @@ def _prune(
     x_weight: F32,
     box: Box,
     weights: F32,
+    best: F32,
     won: I32,
     value: F32,
     alive: U8,
@@ -62,11 +55,12 @@ def _prune(
     Args:
         label: (n,) int32 labels; the candidates are `count` >= 1 from `first` on, ascending.
         score: (4, n) float32 their scores at the corners of the cell.
-        to: Where to copy to in `label` and `score`: `first`, or beyond the candidates.
+        to: Index to copy them to, beyond the candidates.
         y_weight: (2, H) float32 weights of the upper and lower nodes.
         x_weight: (2, W) float32 weights of the left and right nodes.
         box: The pixels.
-        weights: (5, LATTICE) float32 scratch, finite.
+        weights: (4, LATTICE) float32 scratch, finite.
+        best: (LATTICE,) float32 scratch.
         won: (LATTICE,) int32 scratch.
         value: (4, n) float32 scratch.
         alive: (n,) uint8 scratch.
@@ -80,14 +74,14 @@ def _prune(
         for c in range(4):
             weights[c, i] = y_weight[c >> 1, y] * x_weight[c & 1, x]
     for i in range(LATTICE):
-        weights[4, i] = _LOWEST
+        best[i] = _LOWEST
     for p in range(first, first + count):
         s0, s1, s2, s3 = score[0, p], score[1, p], score[2, p], score[3, p]
+        at = np.int32(p)
         for i in range(LATTICE):
             v = weights[0, i] * s0 + weights[1, i] * s1 + weights[2, i] * s2 + weights[3, i] * s3
-            top = weights[4, i]
-            won[i] = p if v > top else won[i]
-            weights[4, i] = v if v > top else top
+            won[i] = at if v > best[i] else won[i]
+            best[i] = v if v > best[i] else best[i]
     if won[0] == won[2] and won[0] == won[6] and won[0] == won[8]:
         label[to] = label[won[0]]
         for c in range(4):
@@ -127,7 +121,7 @@ def _prune(
 
 
 @_fast
-def _fill(label: int, flag: bool, box: Box, labels: NDArray[Any], seen: Flags) -> None:
+def fill(label: int, flag: bool, box: Box, labels: NDArray[Any], seen: Flags) -> None:
     """Paint a box with one label."""
     # unsigned here and below, so that no index can count from the end: these are plain fills
     begin, end = np.uint64(box[2]), np.uint64(box[3])
@@ -139,7 +133,7 @@ def _fill(label: int, flag: bool, box: Box, labels: NDArray[Any], seen: Flags) -
 
 
 @_fast
-def _paint_two(
+def paint_two(
     difference: Corners,
     above: int,
     above_flag: bool,
@@ -169,7 +163,7 @@ def _better(score: float, label: int, best: float, won: int) -> tuple[float, int
 
 
 @_fast
-def _paint_many(
+def paint_many(
     label: I32,
     score: F32,
     seen_first: int,
@@ -277,127 +271,3 @@ def _paint_many(
         else:
             for x in range(begin, end):
                 seen[y, x] = flags[won[only, x - begin]]
-
-
-@_fast
-def paint_tile(
-    label: I32,
-    score: F32,
-    first: I64,
-    count: I64,
-    difference: F64,
-    y_axis: Axis,
-    x_axis: Axis,
-    cy0: int,
-    cx0: int,
-    flags: Flags,
-    labels: NDArray[Any],
-    seen: Flags,
-) -> None:
-    """Paint the pixels of a tile of cells.
-
-    Args:
-        label: (n,) int32 labels, and `score` (4, n) float32 at the corners of their cells; from
-            index `count.sum()` on scratch for twice the most candidates of a cell.
-        first: (2, rows, columns) index of each cell's candidates of seen and unseen pixels.
-        count: (2, rows, columns) how many there are, ascending; 0 if there are no such pixels.
-        difference: (h, w) float64 seen minus unseen logit at the nodes, used where there are both.
-        y_axis: First node, first pixel of each row of cells, and pixel weights of the nodes.
-        x_axis: Likewise.
-        cy0: Row of the tile's first cell; `cx0` its column.
-        flags: (K,) bool, what to write to `seen` where a label wins.
-        labels: (H, W) map, written.
-        seen: (H, W) bool, written.
-    """
-    h, w = difference.shape
-    y_first, y_start, y_weight = y_axis
-    x_first, x_start, x_weight = x_axis
-    spare, most, longest = count.sum(), count.max(), 0
-    for j in range(count.shape[2]):
-        longest = max(longest, x_start[cx0 + j + 1] - x_start[cx0 + j])
-    # zeros, since what is left in memory may be a NaN, which the compiled code assumes away
-    best, won = np.zeros(longest, np.float32), np.zeros((2, longest), np.int32)
-    weights, winner = np.zeros((5, LATTICE), np.float32), np.zeros(LATTICE, np.int32)
-    value, alive = np.zeros((4, most), np.float32), np.zeros(most, np.uint8)
-    for i in range(count.shape[1]):
-        y0, y1 = y_start[cy0 + i], y_start[cy0 + i + 1]
-        run, run_start, x1 = -1, 0, 0  # cells of one label side by side are painted together
-        for j in range(count.shape[2]):
-            n0, n1, p0, p1 = count[0, i, j], count[1, i, j], first[0, i, j], first[1, i, j]
-            if n0 + n1 == 0:
-                continue
-            sole = -1
-            if n0 + n1 == 1:
-                sole = label[p0] if n0 == 1 else label[p1]
-            if run >= 0 and sole != run:
-                _fill(run, flags[run], (y0, y1, run_start, x1), labels, seen)
-            x0, x1 = x_start[cx0 + j], x_start[cx0 + j + 1]
-            if sole < 0 or sole != run:
-                run, run_start = sole, x0
-            if sole >= 0:
-                continue
-            if n0 > FEW:
-                n0 = _prune(
-                    label, score, p0, n0, p0, y_weight, x_weight, (y0, y1, x0, x1), weights,
-                    winner, value, alive,
-                )  # fmt: skip
-            if n1 > FEW:
-                n1 = _prune(
-                    label, score, p1, n1, p1, y_weight, x_weight, (y0, y1, x0, x1), weights,
-                    winner, value, alive,
-                )  # fmt: skip
-            d0 = d1 = d2 = d3 = 0.0
-            if n0 > 0 and n1 > 0:
-                r, q = y_first + cy0 + i, x_first + cx0 + j
-                r0, r1, q0, q1 = max(r, 0), min(r + 1, h - 1), max(q, 0), min(q + 1, w - 1)
-                d0, d1 = difference[r0, q0], difference[r0, q1]
-                d2, d3 = difference[r1, q0], difference[r1, q1]
-            parts = 4 if max(n0, n1) > MANY and (y1 - y0) * (x1 - x0) > SMALL else 1
-            ya, yb, xa, xb = y0, y1, x0, x1
-            k0, k1, s0, s1 = n0, n1, p0, p1
-            for part in range(parts):
-                if parts == 4:
-                    ym, xm = (y0 + y1) // 2, (x0 + x1) // 2
-                    ya, yb = (ym, y1) if part & 2 else (y0, ym)
-                    xa, xb = (xm, x1) if part & 1 else (x0, xm)
-                    if ya == yb or xa == xb:
-                        continue
-                    s0, s1 = spare, spare + n0
-                    if n0 > 0:
-                        k0 = _prune(
-                            label, score, p0, n0, s0, y_weight, x_weight, (ya, yb, xa, xb),
-                            weights, winner, value, alive,
-                        )  # fmt: skip
-                    if n1 > 0:
-                        k1 = _prune(
-                            label, score, p1, n1, s1, y_weight, x_weight, (ya, yb, xa, xb),
-                            weights, winner, value, alive,
-                        )  # fmt: skip
-                box = (ya, yb, xa, xb)
-                if k0 + k1 == 1:
-                    a = label[s0] if k0 == 1 else label[s1]
-                    _fill(a, flags[a], box, labels, seen)
-                elif k0 == 1 and k1 == 1:
-                    _paint_two(
-                        (d0, d1, d2, d3), label[s0], True, label[s1], False, y_weight, x_weight,
-                        box, labels, seen,
-                    )  # fmt: skip
-                elif k0 + k1 == 2:
-                    s = s0 if k0 == 2 else s1
-                    a, b = label[s], label[s + 1]
-                    margin = (
-                        np.float64(score[0, s + 1]) - np.float64(score[0, s]),
-                        np.float64(score[1, s + 1]) - np.float64(score[1, s]),
-                        np.float64(score[2, s + 1]) - np.float64(score[2, s]),
-                        np.float64(score[3, s + 1]) - np.float64(score[3, s]),
-                    )
-                    _paint_two(
-                        margin, b, flags[b], a, flags[a], y_weight, x_weight, box, labels, seen
-                    )
-                else:
-                    _paint_many(
-                        label, score, s0, k0, s1, k1, (d0, d1, d2, d3), y_weight, x_weight, box,
-                        best, won, flags, labels, seen,
-                    )  # fmt: skip
-        if run >= 0:
-            _fill(run, flags[run], (y0, y1, run_start, x1), labels, seen)

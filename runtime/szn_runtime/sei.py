@@ -24,7 +24,8 @@ __all__ = ["label_dtype", "segment_grid", "warm_up"]
 # cache, a block of scores that fits the second-level one.
 _TILE_CELLS = 384
 _BLOCK_LABELS = 512
-_FILTER_FROM = 8192
+_FILTER_FROM = 1536
+_CANDIDATES = 1 << 20  # 20 bytes each; a frame of a trained network has some thousands
 # Pixels of the frame that may lie further outside than a stride because of rounded scales.
 _REACH = 1 + 1e-6
 
@@ -136,6 +137,7 @@ def _arguments(
         _TILE_CELLS,
         _BLOCK_LABELS,
         _FILTER_FROM,
+        _CANDIDATES,
     )
 
 

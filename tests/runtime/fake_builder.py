@@ -6,6 +6,7 @@ Whatever file it is given, the network is the tiny one unless a test says otherw
 from __future__ import annotations
 
 import enum
+import weakref
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -123,7 +124,7 @@ class Builder:
         monitor.phase_finish("Building")
         if fake.fails("build_serialized_network"):
             return None
-        assert network.parser.network is network, "the weights are gone"
+        assert network.parser() is not None, "the weights are gone"
         (shapes,) = config.profiles
         low, _, high = shapes.ranges["image"]
         about = fake_tensorrt.facts(profile=fake_tensorrt.Profile(min=low, opt=low, max=high))
@@ -137,7 +138,7 @@ class Network:
 
     def __init__(self, fake: FakeBuilderTensorRT) -> None:
         self._fake = fake
-        self.parser: Any = None
+        self.parser: Any = None  # owns the weights, and is not kept by the network
         self.num_layers = 0
 
     @property
@@ -178,7 +179,7 @@ class OnnxParser:
     def __init__(self, fake: FakeBuilderTensorRT, network: Network, logger: Any) -> None:
         fake.fails("OnnxParser")
         self._fake, self.network = fake, network
-        network.parser = self
+        network.parser = weakref.ref(self)
 
     def parse(self, model: bytes) -> bool:
         self._fake.parsed.append(model)

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from typing import Any
+
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from szn_runtime import _sei_kernels, sei
 from szn_runtime.errors import InputError
 from szn_runtime.geometry import GridGeometry
 from szn_runtime.labels import LabelSet
@@ -90,6 +94,35 @@ def test_equals_the_dense_method(case: dict[str, object]) -> None:
     assert_equals_dense(**case)  # type: ignore[arg-type]
 
 
+@given(cases())
+@settings(deadline=None, max_examples=60)
+def test_small_pieces_give_the_same(case: dict[str, object]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sei, "_TILE_CELLS", 5)
+        patch.setattr(sei, "_BLOCK_LABELS", 64)
+        patch.setattr(sei, "_CANDIDATES", 20)  # tiles are halved down to single cells
+        assert_equals_dense(**case)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("spread", [0.1, 0.5, 3.0])
+@pytest.mark.parametrize("dim", [2, 5, 20])
+def test_the_filter_keeps_every_winner(
+    spread: float, dim: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sei, "_FILTER_FROM", 32)
+    rng = np.random.default_rng(dim)
+    h, w = 13, 14  # enough nodes for directions to stand for them
+    for _ in range(4):
+        labels = random_labels(rng, 500, dim)
+        picked = labels.embeddings[rng.integers(0, 12, (h, w))]
+        embedding = np.moveaxis(picked, 2, 0) + spread * rng.normal(size=(dim, h, w))
+        embedding[:, rng.random((h, w)) < 0.05] = 0  # no direction at all
+        embedding[:, rng.random((h, w)) < 0.05] *= 1e-35  # none that float32 holds exactly
+        seenmask = rng.normal(size=(2, h, w)).astype(np.float32)
+        geometry = GridGeometry.square(3, 1)
+        assert_equals_dense(embedding.astype(np.float32), seenmask, labels, geometry, (39, 42))
+
+
 @pytest.mark.parametrize("count", [1000, 20_000])
 def test_equals_the_dense_method_for_a_vocabulary(count: int) -> None:
     rng = np.random.default_rng(count)
@@ -163,6 +196,29 @@ def test_ties_go_to_the_lowest_label() -> None:
     assert set(ours.ravel().tolist()) == {1}
 
 
+@pytest.mark.parametrize("count", [6, 40, 400])
+@pytest.mark.parametrize("filter_from", [32, 10_000])
+def test_equal_labels_tie_everywhere(
+    count: int, filter_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sei, "_FILTER_FROM", filter_from)
+    monkeypatch.setattr(sei, "_BLOCK_LABELS", 128)
+    rng = np.random.default_rng(count)
+    half = rng.normal(size=(count // 2, 20))
+    labels = label_set(np.concatenate([half, half]), np.full(count, True))
+    for smooth in (0.2, 2.0):
+        picked = half[rng.integers(0, count // 2, (12, 13))]
+        embedding = np.moveaxis(picked, 2, 0) + smooth * rng.normal(size=(20, 12, 13))
+        ours, _ = segment_grid(
+            embedding.astype(np.float32),
+            None,
+            labels,
+            geometry=GridGeometry.square(7, 3),
+            size_hw=(84, 90),
+        )
+        assert ours.max() < count // 2
+
+
 def test_an_embedding_of_zeros_ties_everywhere() -> None:
     labels = label_set(np.eye(3), np.array([True, True, True]))
     ours, _ = segment_grid(
@@ -195,6 +251,19 @@ def test_out_is_written_and_returned() -> None:
     assert ours is out[0]
     assert seen is out[1]
     assert set(ours.ravel().tolist()) == {0}
+
+
+def test_grids_need_not_be_contiguous_or_writeable() -> None:
+    rng = np.random.default_rng(5)
+    labels = random_labels(rng, 9, 4)
+    embedding = rng.normal(size=(4, 3, 5)).astype(np.float32)
+    seenmask = rng.normal(size=(2, 3, 5)).astype(np.float32)
+    expected, _ = segment_grid(embedding, seenmask, labels, geometry=SQUARE, size_hw=(12, 20))
+    last = np.moveaxis(np.ascontiguousarray(np.moveaxis(embedding, 0, 2)), 2, 0)
+    seenmask.setflags(write=False)
+    assert not last.flags.c_contiguous
+    ours, _ = segment_grid(last, seenmask, labels, geometry=SQUARE, size_hw=(12, 20))
+    np.testing.assert_array_equal(ours, expected)
 
 
 class TestErrors:
@@ -243,6 +312,48 @@ class TestErrors:
         out = (np.zeros((8, 8), np.int64), np.zeros((8, 8), np.bool_))
         with pytest.raises(InputError, match="an output array does not fit: got int64"):
             self.run(self.grid, out=out)
+
+
+@pytest.fixture
+def called_types(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """Types of the arguments of each call of the kernel, for each of which Numba compiles it."""
+    types: list[tuple[Any, ...]] = []
+    kernel = _sei_kernels.label_grid
+
+    def record(*arguments: Any) -> int:
+        types.append(tuple(map(numba.typeof, arguments)))
+        return int(kernel(*arguments))
+
+    monkeypatch.setattr(_sei_kernels, "label_grid", record)
+    return types
+
+
+@pytest.mark.parametrize(("count", "dtype"), [(1, "uint8"), (256, "uint16"), (65536, "int32")])
+def test_warming_up_compiles_for_the_type_of_the_label_map(
+    count: int, dtype: str, called_types: list[tuple[Any, ...]]
+) -> None:
+    warm_up(20, count=count)
+    assert len(called_types) == 1
+    assert str(called_types[0][-2].dtype) == dtype
+
+
+@pytest.mark.parametrize("given", ["embedding", "embedding and seenmask", "read-only", "floats"])
+def test_frames_compile_nothing_that_warming_up_did_not(
+    given: str, called_types: list[tuple[Any, ...]]
+) -> None:
+    warm_up(4)
+    embedding, seenmask = np.ones((4, 2, 3), np.float32), np.ones((2, 2, 3), np.float32)
+    labels = label_set(np.eye(4), np.array([True, False, False, True]))
+    geometry: Any = GridGeometry(stride_yx=(4, 4), offset_yx=(1, 1))
+    bias: Any = 1
+    if given == "embedding":
+        seenmask = None
+    elif given == "read-only":
+        embedding.setflags(write=False)
+    elif given == "floats":
+        geometry, bias = GridGeometry.square(4.5, 1.25), np.float32(0.5)
+    segment_grid(embedding, seenmask, labels, geometry=geometry, size_hw=(8, 12), seen_bias=bias)
+    assert called_types[0] == called_types[1]
 
 
 @pytest.mark.parametrize("dim", [1, 20])
