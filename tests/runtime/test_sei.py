@@ -14,7 +14,7 @@ from szn_runtime.errors import InputError
 from szn_runtime.geometry import GridGeometry
 from szn_runtime.labels import LabelSet
 from szn_runtime.sei import label_dtype, segment_grid, warm_up
-from tests.runtime.dense_reference import dense_sei
+from tests.runtime.dense_reference import dense_sei, upsample
 
 ROUNDING = 2e-5
 
@@ -104,23 +104,24 @@ def test_small_pieces_give_the_same(case: dict[str, object]) -> None:
         assert_equals_dense(**case)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("spread", [0.1, 0.5, 3.0])
-@pytest.mark.parametrize("dim", [2, 5, 20])
+@pytest.mark.parametrize("coarse", [2, 4, 13])
+@pytest.mark.parametrize("dim", [2, 3, 5, 20])
 def test_the_filter_keeps_every_winner(
-    spread: float, dim: int, monkeypatch: pytest.MonkeyPatch
+    coarse: int, dim: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sei, "_FILTER_FROM", 32)
+    monkeypatch.setattr(sei, "_BLOCK_LABELS", 64)  # few labels to find the first winners among
     rng = np.random.default_rng(dim)
     h, w = 13, 14  # enough nodes for directions to stand for them
-    for _ in range(4):
-        labels = random_labels(rng, 500, dim)
-        picked = labels.embeddings[rng.integers(0, 12, (h, w))]
-        embedding = np.moveaxis(picked, 2, 0) + spread * rng.normal(size=(dim, h, w))
+    labels = random_labels(rng, 2000, dim, 0.5)
+    for seenmask in (None, rng.normal(size=(2, h, w)).astype(np.float32)):
+        # a field that changes slowly, whose nodes have close winners and tight bounds
+        few = rng.normal(size=(dim, coarse, coarse))
+        stride = GridGeometry.square((h - 1) / (coarse - 1), 0)
+        embedding = upsample(few, stride, (h, w)).astype(np.float32)
         embedding[:, rng.random((h, w)) < 0.05] = 0  # no direction at all
         embedding[:, rng.random((h, w)) < 0.05] *= 1e-35  # none that float32 holds exactly
-        seenmask = rng.normal(size=(2, h, w)).astype(np.float32)
-        geometry = GridGeometry.square(3, 1)
-        assert_equals_dense(embedding.astype(np.float32), seenmask, labels, geometry, (39, 42))
+        assert_equals_dense(embedding, seenmask, labels, GridGeometry.square(2, 0.5), (26, 28))
 
 
 @pytest.mark.parametrize("count", [1000, 20_000])
