@@ -23,7 +23,7 @@ format: $(VENV)/.installed
 	$(VENV)/bin/ruff check --fix .
 
 bench: $(VENV)/.installed
-	$(VENV)/bin/python benchmarks/sei.py
+	for name in sei network preprocess pipeline soak; do $(VENV)/bin/python benchmarks/$$name.py || exit 1; done
 
 # The exact versions of constraints.txt, so that two machines get the same environment.
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -320,11 +320,13 @@ def measure(
     return rows
 
 
-def _turn(prepare: Prepare, network: Network, calls: int = 6) -> tuple[float, float]:
-    """Median milliseconds before and in the network, of a few calls in a row."""
+def _turn(prepare: Prepare, network: Network) -> tuple[float, float]:
+    """Median milliseconds before and in the network, of the calls of 60 ms, two at least."""
     network(prepare())  # after another variant, caches are cold
-    before, inside = [], []
-    for _ in range(calls):
+    before: list[float] = []
+    inside: list[float] = []
+    end_s = time.perf_counter() + 0.06
+    while len(before) < 2 or time.perf_counter() < end_s:
         start_s = time.perf_counter()
         frames = prepare()
         middle_s = time.perf_counter()

@@ -123,19 +123,16 @@ class Field:
 def labels_of(bundle: Bundle, count: int, seenmask: str) -> LabelSet:
     """The bundle's labels, then its vocabulary, then random directions."""
     own = bundle.label_set()
-    rows = [own.embeddings]
+    table = np.random.default_rng(0).standard_normal((count, own.dim), dtype=np.float32)
+    table[: len(own)] = own.embeddings[:count]
     vocabulary = bundle.vocabulary()
     if vocabulary is not None and count > len(own):
         words = vocabulary.embeddings.astype(np.float32)
-        rows.append(words[np.linalg.norm(words, axis=1) > 0])
-    missing = count - sum(map(len, rows))
-    if missing > 0:
-        noise = np.random.default_rng(0).standard_normal((missing, own.dim), dtype=np.float32)
-        rows.append(noise)
+        words = words[np.linalg.norm(words, axis=1) > 0][: count - len(own)]
+        table[len(own) : len(own) + len(words)] = words
     seen = np.arange(count) % 2 == 0
     if seenmask == "own":
         seen[: len(own)] = own.seen[:count]
-    table = np.concatenate(rows)[:count]
     names = tuple(f"label {i}" for i in range(count))
     return LabelSet(names=names, embeddings=table, seen=seen)
 
@@ -311,7 +308,7 @@ def peak_growth(bundle_path: Path, count: int) -> dict[str, float] | None:
     if not Path("/proc/self/clear_refs").exists():
         return None
     command = [sys.executable, __file__, "--probe", str(count), "--bundle", str(bundle_path)]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
     growth: dict[str, float] = json.loads(run.stdout)
     return growth
 
@@ -325,9 +322,7 @@ def _probe(bundle: Bundle, count: int) -> dict[str, float]:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
     warm_up(bundle.manifest.dim, count=count)
-    rng = np.random.default_rng(0)
-    embedding = rng.standard_normal((bundle.manifest.dim, 15, 20), dtype=np.float32)
-    logits = rng.standard_normal((2, 15, 20), dtype=np.float32)
+    grids = Field(bundle, None).grids((15, 20), "half")
     bundle.vocabulary()
     forget_peak()
     start = kib("VmRSS")
@@ -336,7 +331,9 @@ def _probe(bundle: Bundle, count: int) -> dict[str, float]:
     forget_peak()
     for _ in range(3):
         geometry = GridGeometry.square(32, 15.5)
-        segment_grid(embedding, logits, labels, geometry=geometry, size_hw=(480, 640))
+        segment_grid(
+            grids.embedding[0], grids.seenmask[0], labels, geometry=geometry, size_hw=(480, 640)
+        )
     return {"label_set": (made - start) / 1024, "sei": (kib("VmHWM") - start) / 1024}
 
 
@@ -362,6 +359,8 @@ def main(
         click.echo(json.dumps(_probe(bundle, probe)))
         return
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)  # a file holds lines of any length
     field = Field(bundle, image)
     rows = []
     known: dict[tuple[int, str], LabelSet] = {}
@@ -401,8 +400,10 @@ def main(
 
 def _table(rows: list[dict[str, Any]]) -> Table:
     table = Table(title="SEI: ours on the grid against methods per pixel")
-    heads = "frame|stride|seenmask|labels|ours, ms|frames/s|PyTorch, ms|ratio|ONNX, ms|ratio|equal pixels"
-    for head in heads.split("|"):
+    for head in (
+        "frame", "stride", "seenmask", "labels", "ours, ms", "frames/s", "PyTorch, ms", "ratio",
+        "ONNX, ms", "ratio", "equal pixels",
+    ):  # fmt: skip
         table.add_column(head, justify="right")
 
     def number(value: float | None, form: str, unit: str = "") -> str:

@@ -48,7 +48,7 @@ def test_export_replaces_an_older_bundle(exported: Exported, tmp_path: Path) -> 
     assert vocabulary is not None
     assert vocabulary.words == catalogue.WORDS[:3]
     assert bundle.read("MODEL_CARD.md") == b"# Ours\n"
-    assert "2 images, 3 frames" in bundle.read("export_report.md").decode()
+    assert "2 images, 4 frames" in bundle.read("export_report.md").decode()
     # the same run and name give the same file, to the byte
     assert bundle.model_bytes() == exported.bundle.model_bytes()
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []

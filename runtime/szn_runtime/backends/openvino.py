@@ -5,6 +5,8 @@ from __future__ import annotations
 import queue
 import threading
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -28,13 +30,30 @@ _CAPABILITIES = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16", "int8": "INT8"}
 _MOST_SHAPES = 4
 
 
-class _Compiled:
-    """A compiled model and its infer requests."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Request:
+    """An infer request, and where its outputs are, if they stay there."""
 
-    def __init__(self, compiled: Any, requests: int) -> None:
-        self.free: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    request: Any
+    outputs: tuple[NDArray[np.float32], ...] | None
+
+
+class _Compiled:
+    """A compiled model and its infer requests.
+
+    Args:
+        compiled: The model.
+        requests: How many calls run at a time.
+        outputs: Their names, if it was compiled for one shape: looking tensors up in each call
+            would cost as much as some layers do.
+    """
+
+    def __init__(self, compiled: Any, requests: int, outputs: Sequence[str] | None) -> None:
+        self.free: queue.SimpleQueue[_Request] = queue.SimpleQueue()
         for _ in range(requests):
-            self.free.put(compiled.create_infer_request())
+            request = compiled.create_infer_request()
+            kept = outputs and tuple(request.get_tensor(name).data for name in outputs)
+            self.free.put(_Request(request=request, outputs=kept or None))
 
 
 class OpenVinoBackend(Backend):
@@ -75,6 +94,7 @@ class OpenVinoBackend(Backend):
         self.precision = "fp32" if options.precision == "auto" else options.precision
         self.threads = options.cpu_threads
         self._manifest = manifest
+        self._outputs = (manifest.embedding_name, manifest.seenmask_name)
         self._core, self.device = _open_core(options)
         self._settings = self._settings_of(options, model_sha256)
         try:
@@ -172,11 +192,11 @@ class OpenVinoBackend(Backend):
         with self._lock:
             found = self._by_shape.get(shape)
             if found is None and len(self._by_shape) < _MOST_SHAPES:
-                found = _Compiled(self._compile(shape), self.requests)
+                found = _Compiled(self._compile(shape), self.requests, self._outputs)
                 self._by_shape[shape] = found
             if found is None:
                 if self._dynamic is None:
-                    self._dynamic = _Compiled(self._compile(None), self.requests)
+                    self._dynamic = _Compiled(self._compile(None), self.requests, None)
                 found = self._dynamic
             return found
 
@@ -188,24 +208,21 @@ class OpenVinoBackend(Backend):
         import openvino as ov
 
         compiled = self._compiled_for(frames.shape)
-        request = compiled.free.get()
+        free = compiled.free.get()
+        request = free.request
         try:
             # the frames are used where they are; the outputs belong to the request, so are copied
-            request.set_tensor(
-                self._manifest.input_name, ov.Tensor(np.asarray(frames), shared_memory=True)
-            )
+            request.set_input_tensor(ov.Tensor(np.asarray(frames), shared_memory=True))
             request.start_async()
             request.wait()
-            embedding, seenmask = (
-                request.get_tensor(name).data.copy()
-                for name in (self._manifest.embedding_name, self._manifest.seenmask_name)
-            )
+            outputs = free.outputs or tuple(request.get_tensor(name).data for name in self._outputs)
+            embedding, seenmask = (output.copy() for output in outputs)
         except Exception as error:  # OpenVINO raises RuntimeError and others
             raise BackendError(
                 f"OpenVINO failed on frames of shape {frames.shape}", got=error
             ) from error
         finally:
-            compiled.free.put(request)
+            compiled.free.put(free)
         return Grids(embedding=embedding, seenmask=seenmask)
 
     def close(self) -> None:
