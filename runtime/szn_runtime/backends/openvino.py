@@ -52,8 +52,12 @@ class _Compiled:
         self.free: queue.SimpleQueue[_Request] = queue.SimpleQueue()
         for _ in range(requests):
             request = compiled.create_infer_request()
-            kept = outputs and tuple(request.get_tensor(name).data for name in outputs)
-            self.free.put(_Request(request=request, outputs=kept or None))
+            kept = (
+                None
+                if outputs is None
+                else tuple(request.get_tensor(name).data for name in outputs)
+            )
+            self.free.put(_Request(request=request, outputs=kept))
 
 
 class OpenVinoBackend(Backend):
