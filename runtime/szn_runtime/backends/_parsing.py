@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from szn_runtime.backends._engine import Library
 from szn_runtime.backends.base import PRECISIONS
-from szn_runtime.backends.tensors import TensorFacts, check_tensors
+from szn_runtime.backends.tensors import ENGINE_DTYPES, TensorFacts, check_engine_tensors
 from szn_runtime.errors import BackendError
 from szn_runtime.manifest import Manifest
 
 __all__ = ["Network", "read_network"]
 
-_DTYPES = {"FLOAT": "float32", "HALF": "float16"}
 _PRECISION_OF = {"HALF": "fp16", "BF16": "bf16", "INT8": "int8"}
 
 
@@ -63,7 +61,7 @@ def read_network(
         raise BackendError("the ONNX file holds no network", got="0 layers", fix="export it again")
     inputs = tuple(_tensor(network.get_input(index)) for index in range(network.num_inputs))
     outputs = tuple(_tensor(network.get_output(index)) for index in range(network.num_outputs))
-    _check(inputs, outputs, manifest)
+    check_engine_tensors(inputs, outputs, manifest, fix="export it without them")
     _check_precision(network, precision)
     return Network(network=network, parser=parser, inputs=inputs, outputs=outputs)
 
@@ -72,23 +70,9 @@ def _tensor(tensor: Any) -> TensorFacts:
     sizes = [int(size) for size in tensor.shape]
     return TensorFacts(
         name=str(tensor.name),
-        dtype=_DTYPES.get(tensor.dtype.name, tensor.dtype.name),
+        dtype=ENGINE_DTYPES.get(tensor.dtype.name, tensor.dtype.name),
         shape=tuple(None if size < 0 else size for size in sizes),
     )
-
-
-def _check(
-    inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts], manifest: Manifest
-) -> None:
-    """Frames go in, the two grids come out, and nothing else."""
-    check_tensors(inputs, outputs, manifest, dtypes=tuple(_DTYPES.values()))
-    others = {t.name for t in outputs} - {manifest.embedding_name, manifest.seenmask_name}
-    if others:
-        raise BackendError(
-            "the network has outputs that the manifest does not name",
-            got=", ".join(sorted(others)),
-            fix="export it without them",
-        )
 
 
 def _check_precision(network: Any, precision: str) -> None:

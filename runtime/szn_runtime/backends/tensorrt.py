@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,7 +19,7 @@ from szn_runtime.backends._cuda import (
 )
 from szn_runtime.backends._engine import REBUILD, EngineFacts, open_library
 from szn_runtime.backends.base import PRECISIONS, Backend, BackendOptions, Grids, check_frames
-from szn_runtime.backends.tensors import TensorFacts, check_tensors
+from szn_runtime.backends.tensors import ENGINE_DTYPES, TensorFacts, check_engine_tensors
 from szn_runtime.errors import BackendError, BundleError
 from szn_runtime.manifest import Manifest
 
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from szn_runtime.bundle import Artefact, Bundle
 
 __all__ = ["TensorRTBackend"]
-
-_DTYPES = {"FLOAT": "float32", "HALF": "float16"}
 
 
 class _Tensor:
@@ -78,7 +75,7 @@ class TensorRTBackend(Backend):
         self.precision = artefact.precision
         facts = EngineFacts.from_artefact(artefact)
         self._profile = facts.profile
-        _check(facts.inputs, facts.outputs, bundle.manifest)
+        check_engine_tensors(facts.inputs, facts.outputs, bundle.manifest, fix=REBUILD)
         self._library = open_library(facts.flavour)
         facts.check_library(self._library.name, self._library.version)
         self._cuda = load_cuda(extra=self._library.extra)
@@ -154,7 +151,7 @@ class TensorRTBackend(Backend):
             fix=REBUILD,
         )
         inputs, outputs = self._read_tensors()
-        _check(inputs, outputs, manifest)
+        check_engine_tensors(inputs, outputs, manifest, fix=REBUILD)
         types = {tensor.name: tensor.dtype for tensor in (*inputs, *outputs)}
         names = {manifest.input_name: 3, manifest.embedding_name: manifest.dim}
         names[manifest.seenmask_name] = 2
@@ -184,7 +181,7 @@ class TensorRTBackend(Backend):
             sizes = [int(size) for size in engine.get_tensor_shape(name)]
             tensor = TensorFacts(
                 name=name,
-                dtype=_DTYPES.get(dtype, dtype),
+                dtype=ENGINE_DTYPES.get(dtype, dtype),
                 shape=tuple(None if size < 0 else size for size in sizes),
             )
             is_input = engine.get_tensor_mode(name) == self._library.module.TensorIOMode.INPUT
@@ -264,17 +261,3 @@ class TensorRTBackend(Backend):
                 expected=f"({batch}, {output.channels}, h, w)",
             )
         return shape
-
-
-def _check(
-    inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts], manifest: Manifest
-) -> None:
-    """Compare the engine's tensors with the manifest; TensorRT wants memory for every output."""
-    check_tensors(inputs, outputs, manifest, dtypes=tuple(_DTYPES.values()))
-    others = {t.name for t in outputs} - {manifest.embedding_name, manifest.seenmask_name}
-    if others:
-        raise BackendError(
-            "the engine has outputs that the manifest does not name",
-            got=", ".join(sorted(others)),
-            fix=REBUILD,
-        )

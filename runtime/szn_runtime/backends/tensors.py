@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from szn_runtime.errors import BackendError
 from szn_runtime.manifest import Manifest
 
-__all__ = ["TensorFacts", "check_tensors"]
+__all__ = ["ENGINE_DTYPES", "TensorFacts", "check_engine_tensors", "check_tensors"]
+
+ENGINE_DTYPES = {"FLOAT": "float32", "HALF": "float16"}
+"""TensorRT's names of the types that engines may take and give."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,24 @@ def check_tensors(
         raise BackendError("the model has more than one input", got=_names(inputs))
     _check(outputs, "output", manifest.embedding_name, manifest.dim, dtypes)
     _check(outputs, "output", manifest.seenmask_name, 2, dtypes)
+
+
+def check_engine_tensors(
+    inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts], manifest: Manifest, *, fix: str
+) -> None:
+    """As `check_tensors`; and nothing else comes out, since TensorRT wants memory for all of it.
+
+    Raises:
+        BackendError: If that is not so; `fix` says what to do about other outputs.
+    """
+    check_tensors(inputs, outputs, manifest, dtypes=tuple(ENGINE_DTYPES.values()))
+    others = {t.name for t in outputs} - {manifest.embedding_name, manifest.seenmask_name}
+    if others:
+        raise BackendError(
+            "the engine has outputs that the manifest does not name",
+            got=", ".join(sorted(others)),
+            fix=fix,
+        )
 
 
 def _check(

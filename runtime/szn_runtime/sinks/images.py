@@ -64,7 +64,28 @@ class OverlayImage(Sink):
         self._written = True
 
 
-class OverlayFolder(Sink):
+class _FrameFolder(Sink):
+    """A file `<name>.png` in a folder for every frame.
+
+    Args:
+        folder: The folder; made if it is missing.
+
+    Raises:
+        SinkError: If it cannot be written to.
+    """
+
+    wants_overlay: bool = False
+
+    def __init__(self, folder: Path) -> None:
+        check_folder(folder)
+        self.path: Path | None = folder
+        self._folder = folder
+
+    def _file(self, result: Result) -> Path:
+        return self._folder / f"{result.frame.name}.png"
+
+
+class OverlayFolder(_FrameFolder):
     """The overlay of every frame, as `<name>.png` in a folder.
 
     Args:
@@ -76,17 +97,12 @@ class OverlayFolder(Sink):
 
     wants_overlay: bool = True
 
-    def __init__(self, folder: Path) -> None:
-        check_folder(folder)
-        self.path: Path | None = folder
-        self._folder = folder
-
     def write(self, result: Result) -> None:
         """Write the frame's file; see `Sink.write`."""
-        write_png(self._folder / f"{result.frame.name}.png", result.picture())
+        write_png(self._file(result), result.picture())
 
 
-class MaskFolder(Sink):
+class MaskFolder(_FrameFolder):
     """The label map of every frame, as `<name>.png` in a folder; see `encode_label_png`.
 
     Args:
@@ -96,21 +112,14 @@ class MaskFolder(Sink):
         SinkError: If it cannot be written to.
     """
 
-    wants_overlay: bool = False
-
-    def __init__(self, folder: Path) -> None:
-        check_folder(folder)
-        self.path: Path | None = folder
-        self._folder = folder
-
     def write(self, result: Result) -> None:
         """Write the frame's file; see `Sink.write`."""
         segmentation = result.segmentation
         data = encode_label_png(segmentation.labels, len(segmentation.names))
-        _write(self._folder / f"{result.frame.name}.png", data)
+        _write(self._file(result), data)
 
 
-class ConfidenceFolder(Sink):
+class ConfidenceFolder(_FrameFolder):
     """How sure each pixel of every frame is, as `<name>.png` in a folder: 8-bit grey.
 
     255 is a cosine of 1 between the pixel's embedding and its label's, 0 one of 0 or less.
@@ -122,14 +131,7 @@ class ConfidenceFolder(Sink):
         SinkError: If it cannot be written to.
     """
 
-    wants_overlay: bool = False
-
-    def __init__(self, folder: Path) -> None:
-        check_folder(folder)
-        self.path: Path | None = folder
-        self._folder = folder
-
     def write(self, result: Result) -> None:
         """Write the frame's file; see `Sink.write`."""
         scaled = np.rint(255 * np.maximum(result.segmentation.confidence, 0)).astype(np.uint8)
-        write_png(self._folder / f"{result.frame.name}.png", scaled)
+        write_png(self._file(result), scaled)
