@@ -168,7 +168,7 @@ def thesis_fps(
             embedding, seenmask = network(torch.from_numpy(prepared.tensor))
         grids = Grids(embedding=embedding.numpy(), seenmask=seenmask.numpy())
         geometry = prepared.layouts[0].grid_geometry(segmenter.bundle.manifest.grid_geometry)
-        dense(grids, labels, geometry, image.shape[:2])
+        dense(grids, labels, geometry, image.shape[:2])()
         count += 1
     elapsed_s = time.perf_counter() - start_s
     capture.release()
@@ -211,7 +211,7 @@ def measure(
         tensors = prepared_tensors(clip, segmenter)
         size_wh = (tensors[0].shape[3], tensors[0].shape[2])
         for count in counts:
-            labels = bundle.label_set() if count == 21 else labels_of(bundle, count)
+            labels = bundle.label_set() if count == 21 else labels_of(bundle, count, "own")
             segmenter.with_labels(labels)
             segmenter.warm_up()
             plain = PlainScript(bundle, labels)

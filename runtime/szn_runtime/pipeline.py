@@ -1,18 +1,19 @@
 """Frames through the stages, each in threads of its own.
 
-    source -> [decode] -> [preprocess, network] x n -> [SEI, overlay] -> [encode] -> sinks
+    source -> [decode] -> [preprocess, network, SEI, overlay] x n -> [encode] -> sinks
 
 A bounded channel joins each pair of stages, so that memory does not grow and the slowest stage sets
-the pace. Several sources share the network; each has its own sinks. The last stage runs in the
-calling thread, where windows and signals belong.
+the pace. A frame stays in one thread, and in its core's cache, from preprocessing to the overlay;
+the results are put in order again behind it. Several sources share the network; each has its own
+sinks. The last stage runs in the calling thread, where windows and signals belong.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -24,7 +25,7 @@ from szn_runtime.backends import Grids
 from szn_runtime.channel import Cancelled, Channel, Junction
 from szn_runtime.errors import UsageError
 from szn_runtime.latency import LatencyReport, StageTimer
-from szn_runtime.preprocess import Layout
+from szn_runtime.segmentation import Segmentation
 from szn_runtime.segmenter import Segmenter
 from szn_runtime.sinks.base import Result, Sink
 from szn_runtime.smoothing import GridSmoother
@@ -95,13 +96,7 @@ class Lane:
 _Item = tuple[int, Frame]  # number of the lane, frame
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Inferred:
-    """A batch between the network and SEI."""
-
-    items: list[_Item]
-    layouts: tuple[Layout, ...]
-    grids: Grids
+_Made = list[tuple[int, Result]]  # number of the lane, result
 
 
 class Pipeline:
@@ -143,10 +138,17 @@ class Pipeline:
                 fix="leave out --batch, or use --policy every",
             )
         self._draws = [any(sink.wants_overlay for sink in lane.sinks) for lane in self._lanes]
-        # one more thread than calls of the network, so that frames are ready when it is; not where
-        # the frame that is ready would age meanwhile
-        self._workers = segmenter.backend.requests + (0 if any(self._newest) else 1)
+        # A backend that takes several calls shares the cores with these threads: as many as calls
+        # keep them busy, and more would only take turns. One that takes a single call has a device
+        # or all cores to itself meanwhile, so a second thread has the next frame ready for it; not
+        # where that frame would age.
+        requests = segmenter.backend.requests
+        self._workers = 2 if requests == 1 and not any(self._newest) else requests
+        if config.smooth:
+            self._workers = 1  # each frame's grids need those of the frame before
         self._calls = threading.Semaphore(segmenter.backend.requests)
+        self._taking = threading.Lock()
+        self._taken = [0] * len(self._lanes)
         self._on_result = on_result
         self._smooth = GridSmoother(config.smooth) if config.smooth else None
         self._timer = StageTimer()
@@ -185,17 +187,23 @@ class Pipeline:
             for number, newest in enumerate(self._newest)
         ]
         junction = Junction(frames, changed)
-        depth = 1 if any(self._newest) else config.depth
-        inferred: Channel[Future[_Inferred]] = Channel(depth)
-        results: Channel[tuple[int, Result]] = Channel(depth)
+        # what is under way, in order; a thread takes frames only when it is free for them
+        results: Channel[Future[_Made]] = Channel(
+            1 if any(self._newest) else config.depth + self._workers
+        )
+        self._alive = self._workers
         workers = [
             *(
-                self._worker(f"read-{number}", self._reading(number, outbox), (), outbox)
+                self._worker(f"read-{number}", self._reading(number, outbox), outbox.close)
                 for number, outbox in enumerate(frames)
             ),
-            self._worker("network", lambda: self._infer(junction, inferred), (junction,), inferred),
-            self._worker(
-                "label", lambda: self._label(inferred, results), (inferred, junction), results
+            *(
+                self._worker(
+                    f"segment-{number}",
+                    lambda: self._segment(junction, results),
+                    lambda: self._leave(junction, results),
+                )
+                for number in range(self._workers)
             ),
         ]
         for worker in workers:
@@ -204,7 +212,8 @@ class Pipeline:
             try:
                 self._write(results)
             finally:
-                results.cancel()  # the stages before end one after the other
+                results.cancel()
+                junction.cancel()
                 for worker in workers:
                     worker.join()
         except BaseException as error:  # noqa: BLE001 - raised below, after the outputs are closed
@@ -250,11 +259,7 @@ class Pipeline:
         return self._timer.report(**facts)
 
     def _worker(
-        self,
-        name: str,
-        stage: Callable[[], None],
-        before: Sequence[Channel[Any] | Junction[Any]],
-        outbox: Channel[Any],
+        self, name: str, stage: Callable[[], None], leave: Callable[[], None]
     ) -> threading.Thread:
         """A thread that runs a stage and, however it ends, tells its neighbours."""
 
@@ -266,11 +271,18 @@ class Pipeline:
             except BaseException as error:  # noqa: BLE001 - raised by `run` in the calling thread
                 self._fail(error)
             finally:
-                for inbox in before:
-                    inbox.cancel()
-                outbox.close()
+                leave()
 
         return threading.Thread(target=run, name=f"szn-{name}", daemon=True)
+
+    def _leave(self, inbox: Junction[Frame], outbox: Channel[Future[_Made]]) -> None:
+        """The last thread that segments ends the channel behind it."""
+        with self._lock:
+            self._alive -= 1
+            last = self._alive == 0
+        if last:
+            inbox.cancel()
+            outbox.close()
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
@@ -296,37 +308,37 @@ class Pipeline:
 
         return read
 
-    def _infer(self, inbox: Junction[Frame], outbox: Channel[Future[_Inferred]]) -> None:
-        # a frame is taken when a thread is free for it, so that the newest one is
-        free = threading.Semaphore(self._workers)
-        with ThreadPoolExecutor(self._workers, thread_name_prefix="szn-infer") as pool:
-            for items in self._batches(inbox, free):
-                future = pool.submit(self._infer_batch, items)
-                future.add_done_callback(lambda _: free.release())
+    def _segment(self, inbox: Junction[Frame], outbox: Channel[Future[_Made]]) -> None:
+        """Take frames, make results of them, and leave them where their turn is."""
+        while True:
+            future: Future[_Made] = Future()
+            with self._taking:  # one thread at a time, so that the order is kept
+                items = self._take(inbox)
+                if items is None:
+                    return
                 outbox.put(future)
+            try:
+                future.set_result(self._make(items))
+            except BaseException as error:  # noqa: BLE001 - raised where the result is wanted
+                future.set_exception(error)
+                return
 
-    def _batches(self, inbox: Junction[Frame], free: threading.Semaphore) -> Iterator[list[_Item]]:
-        """Frames to infer together, as soon as there is a thread for them."""
-        taken = [0] * len(self._lanes)
+    def _take(self, inbox: Junction[Frame]) -> list[_Item] | None:
+        """Frames to segment together, None at the end."""
         limit = self._config.limit
         while True:
-            free.acquire()
             items = inbox.take(self._config.batch)
+            if not items:
+                return None
             wanted = []
             for number, frame in items:
-                if limit is None or taken[number] < limit:
+                if limit is None or self._taken[number] < limit:
                     wanted.append((number, frame))
-                    taken[number] += 1
-                if taken[number] == limit:
+                    self._taken[number] += 1
+                if self._taken[number] == limit:
                     inbox.cancel(number)
-            if not items:
-                return
-            for group, batch in enumerate(self._by_input_size(wanted)):
-                if group:
-                    free.acquire()
-                yield batch
-            if not wanted:
-                free.release()
+            if wanted:
+                return wanted
 
     def _by_input_size(self, items: list[_Item]) -> list[list[_Item]]:
         """Split items so that each part has one network input size and no source is reordered."""
@@ -343,54 +355,52 @@ class Pipeline:
             last_group[number] = at
         return [group for _, group in groups]
 
-    def _infer_batch(self, items: list[_Item]) -> _Inferred:
-        images = [frame.image_bgr for _, frame in items]
-        with self._timer.measure("preprocess", frames=len(items)):
-            prepared = self._segmenter.preprocess(images)
-        with self._calls, self._timer.measure("network", frames=len(items)):
-            grids = self._segmenter.network(prepared)
-        if not self._sizes:
-            self._sizes = {
-                "frame_hw": list(prepared.layouts[0].frame_hw),
-                "network_hw": list(prepared.layouts[0].padded_hw),
-                "grid_hw": list(grids.embedding.shape[2:]),
-            }
-        return _Inferred(items=items, layouts=prepared.layouts, grids=grids)
-
-    def _label(
-        self, inbox: Channel[Future[_Inferred]], outbox: Channel[tuple[int, Result]]
-    ) -> None:
-        config = self._config
-        for future in inbox:
-            batch = future.result()
-            frames = [frame for _, frame in batch.items]
-            with self._timer.measure("sei", frames=len(frames)):
+    def _make(self, items: list[_Item]) -> _Made:
+        """Results of some frames, in their order."""
+        made: dict[tuple[int, int], Result] = {}
+        for group in self._by_input_size(items):
+            images = [frame.image_bgr for _, frame in group]
+            with self._timer.measure("preprocess", frames=len(group)):
+                prepared = self._segmenter.preprocess(images)
+            with self._calls, self._timer.measure("network", frames=len(group)):
+                grids = self._segmenter.network(prepared)
+            if not self._sizes:
+                self._sizes = {
+                    "frame_hw": list(prepared.layouts[0].frame_hw),
+                    "network_hw": list(prepared.layouts[0].padded_hw),
+                    "grid_hw": list(grids.embedding.shape[2:]),
+                }
+            with self._timer.measure("sei", frames=len(group)):
                 segmentations = self._segmenter.label(
-                    self._smoothed(batch), batch.layouts, [frame.image_bgr for frame in frames]
+                    self._smoothed(group, grids), prepared.layouts, images
                 )
-            for (number, frame), segmentation in zip(batch.items, segmentations, strict=True):
-                overlay: NDArray[np.uint8] | None = None
-                if self._draws[number]:
-                    with self._timer.measure("overlay"):
-                        overlay = segmentation.overlay(alpha=config.alpha, legend=config.legend)
-                result = Result(frame=frame, segmentation=segmentation, overlay=overlay)
-                outbox.put((number, result))
+            for (number, frame), segmentation in zip(group, segmentations, strict=True):
+                made[number, frame.index] = Result(
+                    frame=frame, segmentation=segmentation, overlay=self._draw(number, segmentation)
+                )
+        return [(number, made[number, frame.index]) for number, frame in items]
 
-    def _smoothed(self, batch: _Inferred) -> Grids:
+    def _draw(self, number: int, segmentation: Segmentation) -> NDArray[np.uint8] | None:
+        if not self._draws[number]:
+            return None
+        with self._timer.measure("overlay"):
+            return segmentation.overlay(alpha=self._config.alpha, legend=self._config.legend)
+
+    def _smoothed(self, items: list[_Item], grids: Grids) -> Grids:
         """The grids, mixed with those of the frames before of each source."""
         if self._smooth is None:
-            return batch.grids
+            return grids
         pairs = [
             self._smooth(number, embedding, seenmask)
             for (number, _), embedding, seenmask in zip(
-                batch.items, batch.grids.embedding, batch.grids.seenmask, strict=True
+                items, grids.embedding, grids.seenmask, strict=True
             )
         ]
         embeddings, seenmasks = zip(*pairs, strict=True)
         return Grids(embedding=np.stack(embeddings), seenmask=np.stack(seenmasks))
 
-    def _write(self, inbox: Channel[tuple[int, Result]]) -> None:
-        for number, result in inbox:
+    def _write(self, inbox: Channel[Future[_Made]]) -> None:
+        for number, result in (each for future in inbox for each in future.result()):
             sinks = self._lanes[number].sinks
             if sinks:
                 with self._timer.measure("encode"):

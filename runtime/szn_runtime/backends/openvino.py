@@ -160,8 +160,6 @@ class OpenVinoBackend(Backend):
         }
         if self.device == "CPU":
             settings["INFERENCE_NUM_THREADS"] = self.threads
-            # the decoder and SEI share the cores: a pinned thread would wait for its own core
-            settings["ENABLE_CPU_PINNING"] = False
         if model_sha256 is not None:
             # OpenVINO's own key leaves the precision out: a cached f32 model would come as f16
             name = f"{model_sha256[:16]}-{self.precision}-{options.hint}"

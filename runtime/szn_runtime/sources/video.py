@@ -25,6 +25,7 @@ __all__ = ["VideoSource"]
 _LIVE_SCHEMES = frozenset({"rtmp", "rtmps", "rtp", "rtsp", "rtsps", "srt", "udp"})
 # Counts and durations in headers are at times a little off, a file that ends this early is cut off.
 _LEAST_SHARE = 0.9
+_SMALL_PIXELS = 1280 * 720
 
 
 class VideoSource(Source):
@@ -67,8 +68,12 @@ class VideoSource(Source):
         self.frame_hw = (context.height, context.width) if sized else None
         self.time_base: Fraction | None = self._stream.time_base
         self.frame_count: int | None = None if self.live else self._expected_frames()
-        # decoding frames in parallel delays them; slices do not
-        self._stream.thread_type = "SLICE" if self.live else "AUTO"
+        # Decoding frames in parallel delays them; slices do not. Small frames decode faster than
+        # any network takes them, and more threads would only take the cores away from it.
+        small = sized and context.height * context.width <= _SMALL_PIXELS
+        self._stream.thread_type = "SLICE" if self.live or small else "AUTO"
+        if small:
+            context.thread_count = 1
         self._reformatter = VideoReformatter()
         self._damaged = 0
 
