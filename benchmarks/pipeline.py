@@ -198,7 +198,7 @@ def measure(
     quick: bool,
 ) -> list[dict[str, Any]]:
     """Rows of one backend: each number the median of rounds that take turns."""
-    times, rounds = (1, 2) if quick else (3, 7)
+    times, rounds = (2, 2) if quick else (4, 5)
     options = BackendOptions(precision=precision, hint="throughput")
     rows = []
     with (
@@ -232,7 +232,7 @@ def measure(
             found: dict[str, list[float]] = {name: [] for name in variants}
             for turn in range(rounds + 1):
                 for name, run in variants.items():
-                    if name in ("plain", "thesis") and not 0 < turn < 4:
+                    if name in ("plain", "thesis") and not 0 < turn < 3:
                         continue  # they are slow, and far from the others
                     fps = run()
                     if turn:  # the first turn warms up

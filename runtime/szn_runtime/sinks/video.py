@@ -59,7 +59,7 @@ class VideoSink(Sink):
         frame_rate: Fraction,
         time_base: Fraction | None = None,
         crf: int = 20,
-        preset: str = "veryfast",
+        preset: str = "superfast",
     ) -> None:
         if path.suffix.lower() not in _CONTAINERS:
             raise SinkError(f"{path} is no video that can be written", expected=".mp4 or .mkv")
