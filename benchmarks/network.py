@@ -434,7 +434,7 @@ def main(
     plot: Path | None,
 ) -> None:
     """Measure the network in every installed backend, next to the vendor's own tool."""
-    console = Console()
+    console = Console(width=140)
     bundle = Bundle.open(bundle_path or default_bundle_path())
     threads = BackendOptions(threads=threads).cpu_threads
     models: list[tuple[str, Bundle, list[int]]] = []

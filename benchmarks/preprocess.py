@@ -352,7 +352,7 @@ def main(
     quick: bool, bundle_path: Path | None, json_path: Path | None, plot: Path | None
 ) -> None:  # fmt: skip
     """Compare ways from a uint8 frame to the network's grids."""
-    console = Console()
+    console = Console(width=140)
     bundle = Bundle.open(bundle_path or default_bundle_path())
     rows: list[dict[str, Any]] = []
     for frame_hw, long_side in _SIZES:

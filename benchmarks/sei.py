@@ -358,7 +358,7 @@ def main(
     if probe is not None:
         click.echo(json.dumps(_probe(bundle, probe)))
         return
-    console = Console()
+    console = Console(width=140)
     if not console.is_terminal:
         console = Console(width=120)  # a file holds lines of any length
     field = Field(bundle, image)

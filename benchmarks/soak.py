@@ -115,7 +115,7 @@ def _resident_mib() -> float:
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the rows.")
 def main(quick: bool, part: str, json_path: Path | None) -> None:
     """Run a camera and many frames for long, and print latency and memory along the way."""
-    console = Console()
+    console = Console(width=140)
     bundle = Bundle.open(default_bundle_path())
     seconds, frames, windows = (20.0, 400, 4) if quick else (300.0, 20_000, 10)
     rows: list[dict[str, Any]] = []
