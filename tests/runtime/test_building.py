@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from szn_runtime.backends.tensorrt import TensorRTBackend
 from szn_runtime.backends.tensors import TensorFacts
 from szn_runtime.bundle import Artefact, Bundle
 from szn_runtime.errors import BackendError, BundleError, MissingDependencyError, UsageError
+from tests.conftest import REPOSITORY
 from tests.runtime import catalogue, fake_builder, fake_tensorrt
 from tests.runtime.fake_builder import BuilderFlag, FakeBuilderTensorRT, tensor
 from tests.runtime.fake_tensorrt import FakeCuda
@@ -40,6 +44,12 @@ def engine_in_bundle(folder: Path, engine: bytes, facts: EngineFacts, onnx: byte
     )
     files = {"model.onnx": onnx, "fp32.engine": engine}
     return Bundle.open(catalogue.tiny_bundle(folder, files=files, artefacts=artefacts))
+
+
+_ALONE = "SZN_TEST_SIGNALS"
+alone = pytest.mark.skipif(
+    _ALONE not in os.environ, reason="raises signals; runs in a process of its own"
+)
 
 
 @pytest.fixture
@@ -387,6 +397,19 @@ class TestProgress:
             build(progress=say)
         assert len(done) == 1
 
+    def test_signals_in_a_process_of_their_own(self) -> None:
+        """Libraries that other tests load leave traces that a raised signal does not survive."""
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", __file__, "-k", "ctrl_c or someone_else"],
+            env={**os.environ, _ALONE: "1"},
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert re.search(r"\b[45] passed", done.stdout), done.stdout  # 4 without the library
+
+    @alone
     @pytest.mark.parametrize(
         ("number", "after"), [(signal.SIGINT, 1), (signal.SIGINT, 3), (signal.SIGTERM, 2)]
     )
@@ -413,6 +436,7 @@ class TestProgress:
         assert len(done) == after
         assert signal.getsignal(signal.SIGINT) is handler
 
+    @alone
     def test_a_signal_that_someone_else_handles(self, trt: FakeBuilderTensorRT) -> None:
         before = signal.signal(signal.SIGINT, lambda *_: None)
         try:
@@ -568,6 +592,7 @@ class TestRealLibrary:
         ):
             build(catalogue.onnx_model(), flavour="rtx", options=options)
 
+    @alone
     def test_ctrl_c(self, rtx: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         def say(line: str) -> None:
             if "step" in line:
