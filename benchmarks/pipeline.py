@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from szn_runtime.backends import Backend, BackendOptions, Grids, open_backend
 from szn_runtime.bundle import Bundle, default_bundle_path
 from szn_runtime.demo import DemoSource
 from szn_runtime.labels import LabelSet
-from szn_runtime.pipeline import Lane, Pipeline
+from szn_runtime.pipeline import Lane, Pipeline, PipelineConfig
 from szn_runtime.segmenter import Segmenter
 from szn_runtime.selection import choose_backend
 from szn_runtime.sinks import Sink, VideoSink
@@ -134,18 +135,7 @@ class PlainScript:
 
     def fps(self, clip: Path, size_wh: tuple[int, int], frames: int) -> float:
         """Frames per second over the first frames of the clip."""
-        capture = cv2.VideoCapture(str(clip))
-        start_s = time.perf_counter()
-        count = 0
-        while count < frames:
-            there, image = capture.read()
-            if not there:
-                break
-            self.frame(image, size_wh)
-            count += 1
-        elapsed_s = time.perf_counter() - start_s
-        capture.release()
-        return count / elapsed_s
+        return clip_fps(clip, frames, lambda image: self.frame(image, size_wh))
 
 
 def thesis_fps(
@@ -156,6 +146,20 @@ def thesis_fps(
     frames: int,
 ) -> float:
     """Frames per second of the thesis' method over the first frames of the clip."""
+
+    def work(image: Image) -> None:
+        prepared = segmenter.preprocess([image])
+        with torch.inference_mode():
+            embedding, seenmask = network(torch.from_numpy(prepared.tensor))
+        grids = Grids(embedding=embedding.numpy(), seenmask=seenmask.numpy())
+        geometry = prepared.layouts[0].grid_geometry(segmenter.bundle.manifest.grid_geometry)
+        dense(grids, labels, geometry, image.shape[:2])()
+
+    return clip_fps(clip, frames, work)
+
+
+def clip_fps(clip: Path, frames: int, work: Callable[[Image], object]) -> float:
+    """Frames per second of reading the first frames of a clip with OpenCV and working on each."""
     capture = cv2.VideoCapture(str(clip))
     start_s = time.perf_counter()
     count = 0
@@ -163,12 +167,7 @@ def thesis_fps(
         there, image = capture.read()
         if not there:
             break
-        prepared = segmenter.preprocess([image])
-        with torch.inference_mode():
-            embedding, seenmask = network(torch.from_numpy(prepared.tensor))
-        grids = Grids(embedding=embedding.numpy(), seenmask=seenmask.numpy())
-        geometry = prepared.layouts[0].grid_geometry(segmenter.bundle.manifest.grid_geometry)
-        dense(grids, labels, geometry, image.shape[:2])()
+        work(image)
         count += 1
     elapsed_s = time.perf_counter() - start_s
     capture.release()
@@ -219,15 +218,13 @@ def measure(
             slow = max(1, slow // 8) if quick else slow
             variants: dict[str, Callable[[], float]] = {
                 "network": lambda: network_fps(opened, tensors, 101 * times),
-                "plain": lambda plain=plain, slow=slow: plain.fps(clip, size_wh, slow),  # type: ignore[misc]
-                "thesis": lambda labels=labels, slow=slow: thesis_fps(  # type: ignore[misc]
-                    clip, network, segmenter, labels, slow
-                ),
+                "plain": partial(plain.fps, clip, size_wh, slow),
+                "thesis": partial(thesis_fps, clip, network, segmenter, labels, slow),
             }
             for encode in encodes:
                 output = Path(folder) / "out.mp4" if encode else None
-                variants[f"pipeline {encode}"] = lambda output=output: pipeline_fps(  # type: ignore[misc]
-                    clip, segmenter, times, output
+                variants[f"pipeline {encode}"] = partial(
+                    pipeline_fps, clip, segmenter, times, output
                 )
             found: dict[str, list[float]] = {name: [] for name in variants}
             for turn in range(rounds + 1):
@@ -330,8 +327,6 @@ def _default_clip(folder: Path) -> Path:
     path = folder / "demo.mp4"
     source = DemoSource(frame_count=100)
     with Segmenter(bundle := Bundle.open(default_bundle_path()), open_backend("fake", bundle)) as s:
-        from szn_runtime.pipeline import PipelineConfig
-
         sink = VideoSink(path, frame_rate=Fraction(20))
         plain = PipelineConfig(alpha=0, legend=False)
         Pipeline([Lane(source=source, sinks=[sink])], s, config=plain).run()

@@ -12,7 +12,6 @@ szn_triton.json      what wrote the repository, and its files
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -22,6 +21,7 @@ from szn_runtime.backends._engine import EngineFacts
 from szn_runtime.backends.base import PRECISIONS
 from szn_runtime.bundle import Artefact, Bundle
 from szn_runtime.errors import ExportError, UsageError
+from szn_runtime.folder_writer import write_folder
 from szn_runtime.labels import LabelSet
 from szn_runtime.manifest import Manifest
 from szn_runtime.sei import label_dtype
@@ -227,21 +227,7 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     try:
         folder = folder.resolve()  # so that a link to a repository stays one
         _check_replaceable(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as workspace:
-            new, old = Path(workspace) / "new", Path(workspace) / "old"
-            for name, content in files.items():
-                path = new / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
-            if folder.exists():
-                folder.rename(old)
-            try:
-                new.rename(folder)
-            except OSError:
-                if old.exists():
-                    old.rename(folder)
-                raise
+        write_folder(folder, files)
     except OSError as error:
         raise ExportError(f"{folder} cannot be written", got=error.strerror or error) from error
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from szn_runtime.bundle_files import (
     check_file_name,
 )
 from szn_runtime.errors import BundleError
+from szn_runtime.folder_writer import write_folder
 from szn_runtime.manifest import Manifest
 
 __all__ = ["write_bundle"]
@@ -57,29 +57,11 @@ def write_bundle(
     try:
         folder = folder.resolve()  # so that a link to a bundle stays one
         _check_replaceable(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as workspace:
-            new, old = Path(workspace) / "new", Path(workspace) / "old"
-            new.mkdir()
-            for name, data in files.items():
-                (new / name).write_bytes(data)
-            (new / MANIFEST_FILE).write_bytes(manifest.to_json().encode("utf-8"))
-            _replace(folder, new, old)
+        text = manifest.to_json().encode("utf-8")
+        write_folder(folder, {**files, MANIFEST_FILE: text})
     except OSError as error:
         raise BundleError(f"{folder} cannot be written", got=error.strerror or error) from error
     return manifest
-
-
-def _replace(folder: Path, new: Path, old: Path) -> None:
-    """Give `new` the name `folder`; if that fails, what was there stays there."""
-    if folder.exists():
-        folder.rename(old)
-    try:
-        new.rename(folder)
-    except OSError:
-        if old.exists():
-            old.rename(folder)
-        raise
 
 
 def _check_replaceable(folder: Path) -> None:

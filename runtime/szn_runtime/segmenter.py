@@ -241,7 +241,8 @@ class Segmenter:
         from szn_runtime.confidence import label_cosines, mark_unknown
         from szn_runtime.sei import segment_grid
 
-        chosen = self._chosen  # one set for the whole batch, whatever another thread does
+        # one set for the whole batch, whatever another thread does
+        label_set, names, is_seen = self._chosen
         if not len(frames) == len(layouts) == len(grids.embedding):
             raise InputError(
                 "grids and frames differ in number",
@@ -255,23 +256,23 @@ class Segmenter:
             label_map, seen = segment_grid(
                 embedding,
                 seenmask if self.use_seenmask else None,
-                chosen[0],
+                label_set,
                 geometry=geometry,
                 size_hw=layout.frame_hw,
                 seen_bias=self.seen_bias,
             )
             cosines = None
             if self.unknown_below is not None:
-                cosines = label_cosines(embedding, label_map, chosen[0], geometry=geometry)
+                cosines = label_cosines(embedding, label_map, label_set, geometry=geometry)
                 label_map = mark_unknown(
-                    label_map, cosines, below=self.unknown_below, count=len(chosen[0])
+                    label_map, cosines, below=self.unknown_below, count=len(label_set)
                 )
             results.append(
                 Segmentation(
                     labels=label_map,
-                    names=chosen[1],
-                    seen=chosen[2],
-                    label_set=chosen[0],
+                    names=names,
+                    seen=is_seen,
+                    label_set=label_set,
                     seenmask=seen,
                     image_bgr=frame,
                     embedding=embedding,

@@ -134,7 +134,7 @@ def choose_backend(
     path = (folder or cache_folder("selection")) / f"{digest[:32]}.json"
     remembered = _recall(path, facts)
     if remembered is not None:
-        return dataclasses.replace(remembered, input_shape=input_shape)
+        return remembered
     refused = _refused(bundle, options)
     known = {(each.backend, each.precision) for each in refused}
     candidates = [each for each in _candidates(bundle, options) if each not in known]
