@@ -94,14 +94,15 @@ def add_fp32(draft: Draft, reference: Reference, config: ExportConfig, progress:
         if row.own and row.failed:
             raise GateError(row.problem or "model.onnx failed", fix="nothing was written")
     (artefact,) = draft.manifest.artefacts
-    computed = {
-        row.runner: {
-            "label_flips": row.comparison.label_flips,
-            "within_budget": not row.failed,
-        }
-        for row in rows
-        if row.comparison is not None
-    }
+    computed = {}
+    for row in rows:
+        if row.comparison is not None:
+            lost = row.comparison.points_lost().values()
+            computed[row.runner] = {
+                "label_flips": row.comparison.label_flips,
+                "within_budget": not row.failed,
+                **({"miou_lost": max(lost)} if lost else {}),
+            }
     facts = {**artefact.facts, "gate": computed}
     draft.add(dataclasses.replace(artefact, facts=facts), {})
 

@@ -32,6 +32,9 @@ __all__ = ["Choice", "Measured", "choose_backend"]
 
 # A less exact precision, or a library that is not the first, has to be worth it.
 _WORTH = 0.9
+# Past its budget of labels a precision still is as good if it costs at most so many points of mIoU.
+_MIOU_LOST = 0.5
+_FLIPS = 2.0  # percent
 _FLOATS = {"onnxruntime": ("fp32",), "openvino": ("fp32", "bf16", "fp16"), "tensorrt": ()}
 _LIBRARIES = (
     "onnxruntime",
@@ -113,8 +116,9 @@ def choose_backend(
 ) -> Choice:
     """Find the fastest of the installed backends, among the floating-point precisions.
 
-    INT8 takes part only if the options ask for it, and a precision that the export gate found to be
-    past its budget does not take part. Where one candidate is left nothing is measured.
+    INT8 takes part only if the options ask for it. A precision that the export gate found to be
+    past its budget of changed labels takes part only if the gate had masks and the mIoU that it
+    loses is at most half a point. Where one candidate is left nothing is measured.
     The verdict is kept in the user's cache and holds for this machine, bundle, input shape, options
     and these library versions.
 
@@ -203,13 +207,22 @@ def _refused(bundle: Bundle, options: BackendOptions) -> list[Measured]:
             facts = artefact.facts.get("gate", {})
     for backend, precision in _candidates(bundle, options):
         verdict = facts.get(f"{backend} {precision}", {})
-        if verdict.get("within_budget") is False:
+        if verdict.get("within_budget") is False and not _as_good(verdict):
             flips = f"{verdict.get('label_flips', 0):.2f} % of the labels differ"
             problem = f"past its budget at export ({flips})"
             found.append(
                 Measured(backend=backend, precision=precision, problem=problem, avoided=True)
             )
     return found
+
+
+def _as_good(verdict: dict[str, Any]) -> bool:
+    """Whether what differs was measured, on images with masks, to be no worse.
+
+    Past so many flips a label map is another one, whatever its score.
+    """
+    lost = verdict.get("miou_lost")
+    return lost is not None and lost <= _MIOU_LOST and verdict.get("label_flips", 100) <= _FLIPS
 
 
 def _measure_all(

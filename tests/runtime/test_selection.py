@@ -209,6 +209,27 @@ def test_what_the_gate_found_past_its_budget_is_avoided(
     assert (asked.backend, asked.precision) == ("openvino", "bf16")
 
 
+@pytest.mark.parametrize(
+    ("verdict", "chosen"),
+    [
+        ({"label_flips": 0.86, "miou_lost": 0.02}, True),
+        ({"label_flips": 0.86, "miou_lost": -1.0}, True),
+        ({"label_flips": 0.86, "miou_lost": 0.51}, False),
+        ({"label_flips": 2.01, "miou_lost": 0.0}, False),
+        ({"miou_lost": 0.0}, False),
+    ],
+)
+def test_as_good_on_masks_is_good_enough(
+    tmp_path: Path, opened: list[tuple[str, str]], verdict: dict[str, float], chosen: bool
+) -> None:
+    gate = {"openvino bf16": {"within_budget": False, **verdict}}
+    artefact = Artefact(
+        kind="onnx", precision="fp32", file="model.onnx", opset=20, facts={"gate": gate}
+    )
+    choose(Bundle.open(catalogue.tiny_bundle(tmp_path / "b", artefacts=(artefact,))), tmp_path)
+    assert (("openvino", "bf16") in opened) is chosen
+
+
 def test_real_backends(bundle: Bundle, tmp_path: Path) -> None:
     choice = choose(bundle, tmp_path, precision="fp32")
     assert choice.precision == "fp32"

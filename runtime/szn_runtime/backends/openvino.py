@@ -215,8 +215,8 @@ class OpenVinoBackend(Backend):
         try:
             # the frames are used where they are; the outputs belong to the request, so are copied
             request.set_input_tensor(ov.Tensor(np.asarray(frames), shared_memory=True))
-            request.start_async()
-            request.wait()
+            # in this thread, whose core has the frames in its cache; the lock of Python is let go
+            request.infer(share_outputs=True)
             outputs = free.outputs or tuple(request.get_tensor(name).data for name in self._outputs)
             embedding, seenmask = (output.copy() for output in outputs)
         except Exception as error:  # OpenVINO raises RuntimeError and others
