@@ -95,6 +95,13 @@ def test_without_labels_it_says_what_to_download_and_where_to(root: Path) -> Non
         dataset(root)
 
 
+def test_lists_without_images_say_what_to_download(root: Path) -> None:
+    trees.write_list(root / "train.txt", trees.CONTEXT["train"])
+    (root / "VOCdevkit").rename(root / "elsewhere")
+    with pytest.raises(InputError, match=r"no PASCAL VOC 2010 in .*03-May-2010\.tar and unpack it"):
+        dataset(root)
+
+
 def test_an_unknown_split_names_those_there_are(root: Path) -> None:
     with pytest.raises(InputError, match="no split 'trainval': expected one of train, val"):
         dataset(root, "trainval")

@@ -49,12 +49,18 @@ class SplitContent:
     @cached_property
     def pixels(self) -> NDArray[np.int64]:
         """Of shape (256,): pixels of each mask value."""
-        return sum(self.counts.values(), np.zeros(VOID + 1, np.int64))
+        total = np.zeros(VOID + 1, np.int64)
+        for counts in self.counts.values():
+            total += counts
+        return total
 
     @cached_property
     def images(self) -> NDArray[np.int64]:
         """Of shape (256,): images that show each mask value."""
-        return sum((counts > 0 for counts in self.counts.values()), np.zeros(VOID + 1, np.int64))
+        total = np.zeros(VOID + 1, np.int64)
+        for counts in self.counts.values():
+            total += counts > 0
+        return total
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

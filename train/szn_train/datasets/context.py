@@ -72,8 +72,8 @@ class ContextDataset:
                 f"PASCAL-Context has no split {self.split!r}",
                 expected=f"one of {', '.join(_PUBLISHED)}",
             )
-        self.ids  # noqa: B018 - the list is read now, so that a wrong root is found here
-        self._lookup  # noqa: B018
+        # what the root must hold is looked for now, not at the first image
+        _ = self.ids, self._devkits, self._lookup
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -108,13 +108,7 @@ class ContextDataset:
 
     def image(self, image_id: str) -> NDArray[np.uint8]:
         """Image as (H, W, 3) uint8 BGR in [0, 255]."""
-        found = find_devkits(self.root)
-        folders = [found[year] for year in sorted(found)]  # VOC 2010 before those that repeat it
-        paths = [folder / "JPEGImages" / f"{image_id}.jpg" for folder in folders]
-        if not paths:
-            raise missing(
-                "PASCAL VOC 2010", self.root, expected="VOCdevkit/VOC2010", url=DEVKITS[2010]
-            )
+        paths = [folder / "JPEGImages" / f"{image_id}.jpg" for folder in self._devkits]
         return read_image(first_file(paths, f"image {image_id!r} of split {self.split!r}"))
 
     def mask(self, image_id: str) -> NDArray[np.uint8]:
@@ -150,6 +144,16 @@ class ContextDataset:
             InputError: Also if the two differ in size.
         """
         return checked_pair(self.image(image_id), self.mask(image_id), image_id)
+
+    @cached_property
+    def _devkits(self) -> tuple[Path, ...]:
+        """Folders with images: VOC 2010's before those of later years, which repeat its images."""
+        found = find_devkits(self.root)
+        if not found:
+            raise missing(
+                "PASCAL VOC 2010", self.root, expected="VOCdevkit/VOC2010", url=DEVKITS[2010]
+            )
+        return tuple(found[year] for year in sorted(found))
 
     @cached_property
     def _labels(self) -> tuple[Path, bool]:

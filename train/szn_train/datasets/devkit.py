@@ -28,8 +28,11 @@ def find_devkits(root: Path) -> dict[int, Path]:
     Args:
         root: Folder that holds `VOCdevkit`, or is `VOCdevkit` or one of its `VOC<year>`.
 
+    Returns:
+        Year to folder, of those that are there.
+
     Raises:
-        InputError: If there is no such folder.
+        InputError: If `root` is no folder.
     """
     if not root.is_dir():
         raise InputError(f"no data set at {root}", expected="a folder", fix="check --data")
