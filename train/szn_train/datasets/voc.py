@@ -84,6 +84,8 @@ class VocDataset:
                 f"PASCAL VOC has no split {self.split!r}",
                 expected=f"one of {', '.join(VOC_SPLITS)}",
             )
+        # what the root must hold is looked for now, not at the first image
+        _ = self._devkits
         if not self.ids:
             raise InputError(f"split {self.split!r} of {self.root} is empty")
         if self.split == "val":
