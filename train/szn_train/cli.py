@@ -41,13 +41,21 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--weights", type=click.Choice(["imagenet", "none"]), help="Start of the backbone.")
 @click.option("--stride", type=int, help="Pixels between grid nodes: 32 or 16.")
 @click.option("--padding", type=click.Choice(["same", "caffe"]), help="Of vgg16.")
-@click.option("--embeddings", help="glove, an .npz of label embeddings, or a word-vector file.")
+@click.option("--embeddings", help="glove, one-hot, an .npz of labels, or a word-vector file.")
 @click.option("--dim", type=int, help="Dimensions of the joint embedding space.")
-@click.option("--loss", type=click.Choice(["cosine", "cosine_ce"]), help="Of the embedding.")
+@click.option(
+    "--loss",
+    type=click.Choice(["cosine", "mse", "cosine_ce", "cross_entropy"]),
+    help="Of the embedding; cross_entropy is FCN-S.",
+)
 @click.option("--long-side", type=int, help="Longer side of a frame, in pixels.")
 @click.option("--epochs", type=int, help="Of the embedding step.")
 @click.option("--batch-size", type=int, help="Of the embedding step.")
 @click.option("--learning-rate", type=float, help="Of the embedding step.")
+@click.option(
+    "--optimizer", type=click.Choice(["adam", "adamw", "sgd"]), help="Of the embedding step."
+)
+@click.option("--momentum", type=float, help="Of sgd in the embedding step.")
 @click.option("--seenmask-epochs", type=int, help="Of the seenmask step.")
 @click.option("--seenmask-learning-rate", type=float, help="Of the seenmask step.")
 @click.option("--seed", type=int, help="Of every random choice.")
@@ -135,6 +143,8 @@ def _config(data: Path | None, preset: str | None, given: dict[str, Any]) -> Tra
             "epochs": given.pop("epochs", None),
             "batch_size": given.pop("batch_size", None),
             "learning_rate": given.pop("learning_rate", None),
+            "optimizer": given.pop("optimizer", None),
+            "momentum": given.pop("momentum", None),
         },
         "seenmask_step": {
             "epochs": given.pop("seenmask_epochs", None),

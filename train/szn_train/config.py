@@ -26,7 +26,9 @@ class StepConfig:
         batch_size: Images a step of the optimiser sees.
         learning_rate: Of the optimiser, at its peak.
         head_rate: Factor on the learning rate of the heads, which start from nothing.
-        optimizer: "adam" or "adamw".
+        bias_rate: Factor on the learning rate of parameters of one dimension.
+        optimizer: "adam", "adamw" or "sgd".
+        momentum: Of "sgd".
         weight_decay: Of the optimiser, on weights of two or more dimensions.
         schedule: "constant", or "cosine" with a linear warm-up over `warmup` of the steps.
         warmup: Share of the steps.
@@ -38,7 +40,9 @@ class StepConfig:
     batch_size: int = 1
     learning_rate: float = 1e-5
     head_rate: float = 1.0
-    optimizer: Literal["adam", "adamw"] = "adam"
+    bias_rate: float = 1.0
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    momentum: float = 0.9
     weight_decay: float = 0.0
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: float = 0.0
@@ -51,10 +55,12 @@ class StepConfig:
         _check("batch_size", self.batch_size, self.batch_size >= 1, "1 or more")
         _check("learning_rate", self.learning_rate, _positive(self.learning_rate), "> 0")
         _check("head_rate", self.head_rate, _positive(self.head_rate), "> 0")
+        _check("bias_rate", self.bias_rate, _positive(self.bias_rate), "> 0")
+        _check("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
         _check("weight_decay", self.weight_decay, self.weight_decay >= 0, ">= 0")
         _check("warmup", self.warmup, 0 <= self.warmup < 1, "in [0, 1)")
         _check("ema", self.ema, 0 <= self.ema < 1, "in [0, 1)")
-        _one_of("optimizer", self.optimizer, ("adam", "adamw"))
+        _one_of("optimizer", self.optimizer, ("adam", "adamw", "sgd"))
         _one_of("schedule", self.schedule, ("constant", "cosine"))
 
 
@@ -73,9 +79,13 @@ class TrainConfig:
         weights: "imagenet" or "none".
         stride: Of the feature grid, 32 or 16.
         padding: "same", or "caffe" for vgg16.
-        embeddings: Source of the semantic model.
-        dim: Dimensions j of the joint embedding space.
-        loss: "cosine", or "cosine_ce".
+        embeddings: Source of the semantic model; "one-hot" is the identity, without semantics.
+        dim: Dimensions j of the joint embedding space; training with "one-hot" sets it to the
+            number of labels.
+        loss: "cosine"; "mse", to embeddings divided by the largest norm; "cosine_ce"; or
+            "cross_entropy" of the embedding's own numbers, which makes the model FCN-S.
+        reduction: Over the labelled pixels of an image: "mean" over those of the batch, or their
+            "sum" averaged over the images.
         similarity_scale: Factor on the cosine in "cosine_ce".
         long_side: Frames are resized so that their longer side has this many pixels.
         crop_hw: Size of the crops that augmentation makes; multiples of the stride.
@@ -97,7 +107,8 @@ class TrainConfig:
     padding: Literal["same", "caffe"] = "same"
     embeddings: str = "glove"
     dim: int = 20
-    loss: Literal["cosine", "cosine_ce"] = "cosine"
+    loss: Literal["cosine", "mse", "cosine_ce", "cross_entropy"] = "cosine"
+    reduction: Literal["mean", "sum"] = "mean"
     similarity_scale: float = 10.0
     long_side: int = 512
     crop_hw: tuple[int, int] = (320, 320)
@@ -117,7 +128,15 @@ class TrainConfig:
         _check("seed", self.seed, 0 <= self.seed < 2**32, "0 to 4294967295")
         fits = all(n > 0 and n % self.stride == 0 for n in self.crop_hw)
         _check("crop_hw", self.crop_hw, fits, f"two multiples of the stride {self.stride}")
-        _one_of("loss", self.loss, ("cosine", "cosine_ce"))
+        _one_of("loss", self.loss, ("cosine", "mse", "cosine_ce", "cross_entropy"))
+        _one_of("reduction", self.reduction, ("mean", "sum"))
+        if self.loss == "cross_entropy" and self.embeddings != "one-hot":
+            raise UsageError(
+                "the loss cross_entropy takes the embedding's numbers as scores of the labels",
+                got=f"embeddings {self.embeddings!r}",
+                expected="'one-hot'",
+                fix="give --embeddings one-hot, or another loss",
+            )
         _one_of("weights", self.weights, ("imagenet", "none"))
         _one_of("padding", self.padding, ("same", "caffe"))
 
@@ -133,6 +152,8 @@ class TrainConfig:
             UsageError: If a key is unknown, `data` is missing or a value does not fit.
         """
         _no_others("preset", values, {item.name for item in fields(cls)})
+        if values.get("loss") == "cross_entropy":
+            values = {"embeddings": "one-hot", **values}
         if not values.get("data"):
             raise UsageError("no data set is named", fix="give --data DIR")
         defaults = cls(data="")

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import time
 import zlib
-from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from szn_runtime.errors import TrainingError
 from szn_train.batches import Batches
 from szn_train.config import StepConfig
 from szn_train.history import History
+from szn_train.objectives import Loss
+from szn_train.optimizer import build_optimizer, learning_rate
 from szn_train.progress import Progress
 
 __all__ = ["Loss", "TrainingStep", "epoch_seed", "learning_rate"]
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""Frames (N, 3, H, W) and targets (N, H, W) to a scalar."""
 
 
 class TrainingStep:
@@ -48,7 +45,7 @@ class TrainingStep:
     ) -> None:
         self._name, self._config, self._seed = name, config, seed
         self._network, self._trains_body = network, bool(body)
-        self._optimizer = _optimizer(config, body, heads)
+        self._optimizer = build_optimizer(config, body, heads)
         self._average = (
             AveragedModel(
                 network,
@@ -136,29 +133,3 @@ class TrainingStep:
 def epoch_seed(seed: int, step: str, epoch: int) -> int:
     """A seed for one epoch, so that a resumed run draws what the unbroken one would have."""
     return zlib.crc32(f"{seed}/{step}/{epoch}".encode())
-
-
-def learning_rate(config: StepConfig, done: float) -> float:
-    """Learning rate after the share `done` in [0, 1) of the step."""
-    if config.schedule == "constant":
-        return config.learning_rate
-    if done < config.warmup:
-        return config.learning_rate * (0.01 + 0.99 * done / config.warmup)
-    share = (done - config.warmup) / (1 - config.warmup)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
-
-
-def _optimizer(
-    config: StepConfig, body: list[nn.Parameter], heads: list[nn.Parameter]
-) -> torch.optim.Optimizer:
-    """Body and heads at their own rates; biases and normalisation without weight decay."""
-    groups = []
-    for parameters, factor in ((body, 1.0), (heads, config.head_rate)):
-        for decays in (True, False):
-            chosen = [p for p in parameters if (p.ndim > 1) == decays]
-            if chosen:
-                decay = config.weight_decay if decays else 0.0
-                groups.append({"params": chosen, "factor": factor, "weight_decay": decay})
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.learning_rate)
-    return torch.optim.Adam(groups, lr=config.learning_rate)

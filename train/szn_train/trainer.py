@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from szn_runtime.errors import TrainingError
-from szn_train import losses
 from szn_train.batches import Batches
 from szn_train.checkpoint import (
     load_checkpoint,
@@ -18,15 +16,14 @@ from szn_train.checkpoint import (
     save_weights,
     write_json,
 )
-from szn_train.classes import ClassSplit
 from szn_train.config import StepConfig, TrainConfig
-from szn_train.datasets import FolderDataset, Selection, select
+from szn_train.datasets import FolderDataset, select
 from szn_train.history import History
-from szn_train.model import SeenmaskZeroShotNetwork, upsample
+from szn_train.objectives import embedding_objective, seenmask_objective
 from szn_train.progress import Progress
 from szn_train.run import Run, build_network, class_split, open_run
 from szn_train.semantic import LabelSpace, label_space
-from szn_train.step import Loss, TrainingStep
+from szn_train.step import TrainingStep
 from szn_train.transforms import augmented, plain, preprocess_of
 
 __all__ = ["train"]
@@ -49,6 +46,8 @@ def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool
     """
     dataset = FolderDataset(root=Path(config.data), split=config.train_split)
     split = class_split(config, dataset.class_names)
+    if config.embeddings == "one-hot":
+        config = replace(config, dim=len(split.labels))
     selection = select(dataset, split)
     progress.line(
         f"classes {split.sizes}: {len(selection.embedding_ids)} images for the embedding, "
@@ -77,6 +76,16 @@ def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool
         transform = augmented(preprocess, config.crop_hw) if step.augment else plain(preprocess)
         return Batches(dataset, split, ids, transform=transform, batch_size=step.batch_size)
 
+    def embedding_grid(frames: Tensor) -> Tensor:
+        grid: Tensor = network.embedding_head(network.backbone(frames))
+        return grid
+
+    def seenmask_grid(frames: Tensor) -> Tensor:
+        with torch.no_grad():
+            features = network.backbone(frames)
+        grid: Tensor = network.seenmask_head(features)
+        return grid
+
     with History(folder, checkpoint) as history, progress:
         step = TrainingStep(
             "embedding",
@@ -88,7 +97,7 @@ def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool
         )
         step.run(
             batches(selection.embedding_ids, config.embedding_step),
-            _embedding_loss(config, network, split, space),
+            embedding_objective(config, split, space, embedding_grid, network.geometry).loss,
             history,
             progress,
         )
@@ -107,7 +116,9 @@ def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool
             )
             step.run(
                 batches(selection.seenmask_ids, config.seenmask_step),
-                _seenmask_loss(config, network, split, selection),
+                seenmask_objective(
+                    config, split, selection.pixels, seenmask_grid, network.geometry
+                ).loss,
                 history,
                 progress,
             )
@@ -131,47 +142,3 @@ def _start_folder(
     write_json(folder / "config.json", {"config": config.to_dict(), "class_names": names})
     write_json(folder / "selection.json", facts)
     save_label_space(folder / "label_space.npz", space)
-
-
-def _embedding_loss(
-    config: TrainConfig, network: SeenmaskZeroShotNetwork, split: ClassSplit, space: LabelSpace
-) -> Loss:
-    """Loss of the first step: FCN and embedding head, pixels of train_seen."""
-    labels = torch.from_numpy(space.unit)
-    seen = torch.from_numpy(split.is_member(split.train_seen))
-
-    def loss(frames: Tensor, target: Tensor) -> Tensor:
-        grid = network.embedding_head(network.backbone(frames))
-        pixels = upsample(grid, (target.shape[1], target.shape[2]), network.geometry)
-        if config.loss == "cosine":
-            return losses.cosine_loss(pixels, target, labels)
-        return losses.cosine_ce_loss(pixels, target, labels, seen, config.similarity_scale)
-
-    return loss
-
-
-def _seenmask_loss(
-    config: TrainConfig,
-    network: SeenmaskZeroShotNetwork,
-    split: ClassSplit,
-    selection: Selection,
-) -> Loss:
-    """Loss of the second step: seenmask head on the frozen FCN, all labels but U."""
-    seen = torch.from_numpy(split.is_member(split.train_seen))
-    weights = _balance(split, selection.pixels) if config.balance_seenmask else None
-
-    def loss(frames: Tensor, target: Tensor) -> Tensor:
-        with torch.no_grad():
-            features = network.backbone(frames)
-        grid = network.seenmask_head(features)
-        pixels = upsample(grid, (target.shape[1], target.shape[2]), network.geometry)
-        return losses.seenmask_loss(pixels, target, seen, weights)
-
-    return loss
-
-
-def _balance(split: ClassSplit, pixels: NDArray[np.int64]) -> Tensor:
-    """Weights (unseen, seen) that give both sides of the seenmask the same sum."""
-    seen = float(pixels[split.indices(split.train_seen)].sum())
-    unseen = float(pixels[split.indices(split.train_unseen)].sum())
-    return torch.tensor([(seen + unseen) / (2 * unseen), (seen + unseen) / (2 * seen)])
