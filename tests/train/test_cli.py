@@ -73,6 +73,18 @@ def test_train_then_eval(tmp_path: Path, preset: Path) -> None:
     assert "has no split 'test': expected one of train, val" in one_line(missing)
 
 
+def test_options_of_the_embedding_step_reach_its_optimiser(tmp_path: Path, preset: Path) -> None:
+    data = catalogue.write_dataset(tmp_path / "data")
+    out = tmp_path / "run"
+    result = run_train(
+        "--data", data, "--preset", preset, "--epochs", 1, "--out", out, "--loss", "mse",
+        "--optimizer", "sgd", "--momentum", 0.5, "--learning-rate", 0.01,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    step = TrainConfig.from_dict(read_json(out / "config.json")["config"]).embedding_step
+    assert (step.optimizer, step.momentum, step.learning_rate) == ("sgd", 0.5, 0.01)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -165,7 +177,7 @@ def test_resume_takes_no_other_options(tmp_path: Path, arguments: list[str]) -> 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--loss", "mse"], ["--weights", "voc"], ["--threads", "0"], ["--epochs", "ten"], ["--nope"]],
+    [["--loss", "hinge"], ["--weights", "voc"], ["--threads", "0"], ["--epochs", "x"], ["--nope"]],
 )
 def test_options_that_click_refuses_leave_nothing(tmp_path: Path, arguments: list[str]) -> None:
     result = run_train("--out", tmp_path / "run", *arguments)

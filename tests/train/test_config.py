@@ -28,7 +28,10 @@ from szn_train.run import build_network
         ("warmup", 1.0, r"in \[0, 1\)"),
         ("warmup", -0.1, r"in \[0, 1\)"),
         ("ema", 1.0, r"in \[0, 1\)"),
-        ("optimizer", "sgd", "adam or adamw"),
+        ("bias_rate", 0.0, "> 0"),
+        ("momentum", 1.0, r"in \[0, 1\)"),
+        ("momentum", -0.1, r"in \[0, 1\)"),
+        ("optimizer", "lion", "adam or adamw or sgd"),
         ("schedule", "step", "constant or cosine"),
         ("epochs", "ten", "an integer"),
         ("epochs", 2.5, "an integer"),
@@ -56,7 +59,8 @@ def test_a_step_that_makes_no_sense_is_refused(key: str, bad: Any, expected: str
         ("crop_hw", (320, 300), "two multiples of the stride 32"),
         ("crop_hw", (320,), "a list of two integers"),
         ("crop_hw", (0, 320), "two multiples of the stride 32"),
-        ("loss", "mse", "cosine or cosine_ce"),
+        ("loss", "hinge", "cosine or mse or cosine_ce or cross_entropy"),
+        ("reduction", "none", "mean or sum"),
         ("weights", "voc", "imagenet or none"),
         ("padding", "valid", "same or caffe"),
         ("dim", "20", "an integer"),
@@ -71,6 +75,17 @@ def test_a_step_that_makes_no_sense_is_refused(key: str, bad: Any, expected: str
 def test_a_run_that_makes_no_sense_is_refused(key: str, bad: Any, expected: str) -> None:
     with pytest.raises(UsageError, match=rf"configuration: {key}: got .*, expected {expected}"):
         TrainConfig(**{"data": "d", key: bad})
+
+
+def test_the_softmax_loss_takes_one_hot_embeddings() -> None:
+    expected = "cross_entropy takes .*: got embeddings 'glove', expected 'one-hot'; give --embed"
+    with pytest.raises(UsageError, match=expected):
+        TrainConfig(data="d", loss="cross_entropy")
+    with pytest.raises(UsageError, match=expected):
+        TrainConfig.from_dict({"data": "d", "loss": "cross_entropy", "embeddings": "glove"})
+    config = TrainConfig.from_dict({"data": "d", "loss": "cross_entropy"})
+    assert config.embeddings == "one-hot"
+    assert TrainConfig(data="d", embeddings="one-hot").loss == "cosine"  # the control experiment
 
 
 def test_crops_fit_the_stride_of_the_run() -> None:

@@ -2,11 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from szn_runtime.errors import TrainingError
@@ -16,7 +13,7 @@ from szn_train.config import StepConfig
 from szn_train.datasets import FolderDataset
 from szn_train.history import History
 from szn_train.progress import Progress
-from szn_train.step import Loss, TrainingStep, epoch_seed, learning_rate
+from szn_train.step import Loss, TrainingStep, epoch_seed
 from tests.train import catalogue
 
 QUIET = Progress(quiet=True)
@@ -255,26 +252,7 @@ def test_a_finished_run_is_left_as_it_is(batches: Batches, tmp_path: Path) -> No
         assert torch.equal(again.state_dict()[name], value), name
 
 
-# schedule and seeds ---------------------------------------------------------------------------
-
-
-@given(
-    warmup=st.floats(0.01, 0.9),
-    places=st.lists(st.floats(0, 0.999), min_size=2, max_size=9),
-)
-def test_the_rate_rises_and_then_falls(warmup: float, places: list[float]) -> None:
-    config = StepConfig(epochs=1, learning_rate=2.0, schedule="cosine", warmup=warmup)
-    rising = [learning_rate(config, place) for place in sorted(places) if place < warmup]
-    falling = [learning_rate(config, place) for place in sorted(places) if place >= warmup]
-    assert rising == sorted(rising)
-    assert falling == sorted(falling, reverse=True)
-    assert all(0 < rate <= 2.0 for rate in rising + falling)
-
-
-def test_the_rate_without_warm_up_starts_at_its_peak() -> None:
-    config = StepConfig(epochs=1, learning_rate=2.0, schedule="cosine")
-    values = [learning_rate(config, done) for done in (0, 0.25, 0.5, 0.75)]
-    np.testing.assert_allclose(values, 1 + np.cos(np.pi * np.arange(4) / 4), rtol=1e-12)
+# seeds ------------------------------------------------------------------------------------------
 
 
 def test_every_epoch_has_its_own_seed() -> None:

@@ -3,21 +3,27 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from szn_runtime.errors import InputError, TrainingError
+from szn_runtime.labels import LabelSet
+from szn_runtime.sei import segment_grid
 from szn_train.batches import Batches
 from szn_train.checkpoint import load_checkpoint
 from szn_train.config import StepConfig, TrainConfig
 from szn_train.evaluate import evaluate
 from szn_train.history import History
+from szn_train.model import upsample
+from szn_train.optimizer import learning_rate
 from szn_train.progress import Progress
 from szn_train.run import Run, open_run
-from szn_train.step import TrainingStep, learning_rate
+from szn_train.step import TrainingStep
 from szn_train.trainer import train
 from tests.train import catalogue
 
@@ -216,7 +222,35 @@ def test_both_sides_of_the_seenmask_can_weigh_the_same(tmp_path: Path) -> None:
     assert bias[0] < bias[1]
 
 
-@pytest.mark.parametrize("loss", ["cosine", "cosine_ce"])
+def test_fcn_s_scores_every_label_and_sei_takes_the_highest(tmp_path: Path) -> None:
+    step = StepConfig(epochs=12, batch_size=3, learning_rate=3e-3)
+    run = catalogue.train_tiny(
+        tmp_path, loss="cross_entropy", embeddings="one-hot", dim=20, embedding_step=step
+    )
+    assert run.config.dim == 5  # the number of labels, whatever was asked for
+    saved = json.loads((run.folder / "config.json").read_text())
+    assert saved["config"]["dim"] == 5
+    np.testing.assert_array_equal(run.space.embeddings, np.eye(5))
+    with (run.folder / "history.csv").open() as file:
+        losses = [float(r["loss"]) for r in csv.DictReader(file) if r["step"] == "embedding"]
+    assert losses[0] == pytest.approx(math.log(3), abs=0.2)  # of the three labels of train_seen
+    assert losses[-1] < 0.7 * losses[0]
+    labels = LabelSet(names=run.space.names, embeddings=run.space.unit, seen=np.ones(5, np.bool_))
+    scores = torch.randn(5, 4, 6, generator=torch.Generator().manual_seed(1))
+    geometry = run.network.geometry
+    found, _ = segment_grid(scores.numpy(), None, labels, geometry=geometry, size_hw=(128, 192))
+    expected = upsample(scores[None], (128, 192), geometry)[0].argmax(dim=0)
+    assert (found == expected.numpy()).all()
+
+
+@pytest.mark.parametrize("loss", ["cosine", "mse", "cosine_ce"])
+def test_one_hot_embeddings_go_with_every_loss(tmp_path: Path, loss: str) -> None:
+    run = catalogue.train_tiny(tmp_path, loss=loss, embeddings="one-hot")
+    assert run.config.dim == 5
+    assert evaluate(run, progress=Progress(quiet=True)).images == 4
+
+
+@pytest.mark.parametrize("loss", ["cosine", "mse", "cosine_ce"])
 def test_the_loss_falls_on_real_photos(data_dir: Path, tmp_path: Path, loss: str) -> None:
     msrc, few = data_dir / "msrc21", tmp_path / "few"
     (few / "splits").mkdir(parents=True)
