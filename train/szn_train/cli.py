@@ -31,6 +31,11 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--data", type=_FOLDER, help="Data set folder (images, masks, classes.txt, splits).")
 @click.option("--out", type=_FOLDER, required=True, help="Run folder to write.")
 @click.option("--preset", help="Preset name, or a TOML file; options override it.")
+@click.option(
+    "--protocol",
+    type=click.Choice(["modern", "thesis"]),
+    help="Where the defaults come from.  [default: modern]",
+)
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, with its configuration.")
 @click.option("--unseen", callback=_names, help="The set U, comma separated: no image shows them.")
 @click.option("--train-unseen", callback=_names, help="Classes that teach the seenmask.")
@@ -38,9 +43,10 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--train-split", help="Split to train on.  [default: train]")
 @click.option("--val-split", help="Split to evaluate.  [default: val]")
 @click.option("--backbone", help="efficientnet_lite0 or vgg16.")
-@click.option("--weights", type=click.Choice(["imagenet", "none"]), help="Start of the backbone.")
-@click.option("--stride", type=int, help="Pixels between grid nodes: 32 or 16.")
+@click.option("--weights", help="Start of the backbone: imagenet, none or a file of weights.")
+@click.option("--stride", type=int, help="Pixels between grid nodes: 32, 16 or 8.")
 @click.option("--padding", type=click.Choice(["same", "caffe"]), help="Of vgg16.")
+@click.option("--pixels", type=click.Choice(["imagenet", "caffe"]), help="Scale of vgg16's input.")
 @click.option("--embeddings", help="glove, one-hot, an .npz of labels, or a word-vector file.")
 @click.option("--dim", type=int, help="Dimensions of the joint embedding space.")
 @click.option(

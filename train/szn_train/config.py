@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from szn_runtime.errors import UsageError
+from szn_train.protocol import PROTOCOLS, Protocol, protocol_defaults
 
 __all__ = ["StepConfig", "TrainConfig", "load_preset", "preset_names"]
 
@@ -66,19 +67,23 @@ class StepConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """A training run. The defaults are the thesis' (section 5), but for the backbone's padding.
+    """A training run. The defaults are the thesis' (section 5), where the protocol makes no others.
 
     Args:
         data: Folder of the data set.
+        protocol: "modern" or "thesis": where `from_dict` takes defaults from.
         train_split: Split that both steps choose their images from.
         val_split: Split that is evaluated.
         void: Classes treated as void.
         train_unseen: Classes that teach the seenmask what unseen looks like.
         unseen: The set U.
         backbone: Key of `szn_train.backbones.BACKBONES`.
-        weights: "imagenet" or "none".
-        stride: Of the feature grid, 32 or 16.
+        weights: "imagenet", "none" or a file of weights (see `szn_train.pretrained`).
+        stride: Of the feature grid, 32, 16 or 8.
         padding: "same", or "caffe" for vgg16.
+        pixels: "imagenet": RGB, normalised as the backbone's ImageNet weights expect; "caffe", for
+            vgg16: BGR minus caffe's mean, not scaled.
+        head_init: "small" random numbers without bias, or "torch": PyTorch's own for convolutions.
         embeddings: Source of the semantic model; "one-hot" is the identity, without semantics.
         dim: Dimensions j of the joint embedding space; training with "one-hot" sets it to the
             number of labels.
@@ -88,6 +93,8 @@ class TrainConfig:
             "sum" averaged over the images.
         similarity_scale: Factor on the cosine in "cosine_ce".
         long_side: Frames are resized so that their longer side has this many pixels.
+        resize: False leaves frames at their own size in training and evaluation; bundles still
+            resize to `long_side`.
         crop_hw: Size of the crops that augmentation makes; multiples of the stride.
         balance_seenmask: Weigh seen and unseen pixels equally in the seenmask's loss.
         embedding_step: FCN and embedding head.
@@ -96,21 +103,25 @@ class TrainConfig:
     """
 
     data: str
+    protocol: Protocol = "modern"
     train_split: str = "train"
     val_split: str = "val"
     void: tuple[str, ...] = ()
     train_unseen: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
     backbone: str = "vgg16"
-    weights: Literal["imagenet", "none"] = "imagenet"
+    weights: str = "imagenet"
     stride: int = 32
     padding: Literal["same", "caffe"] = "same"
+    pixels: Literal["imagenet", "caffe"] = "imagenet"
+    head_init: Literal["small", "torch"] = "small"
     embeddings: str = "glove"
     dim: int = 20
     loss: Literal["cosine", "mse", "cosine_ce", "cross_entropy"] = "cosine"
     reduction: Literal["mean", "sum"] = "mean"
     similarity_scale: float = 10.0
     long_side: int = 512
+    resize: bool = True
     crop_hw: tuple[int, int] = (320, 320)
     balance_seenmask: bool = False
     embedding_step: StepConfig = field(default_factory=lambda: StepConfig(epochs=30))
@@ -122,7 +133,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _check_types(self)
         _check("dim", self.dim, self.dim >= 2, "2 or more")
-        _check("stride", self.stride, self.stride in {16, 32}, "32 or 16")
+        _check("stride", self.stride, self.stride in {8, 16, 32}, "32, 16 or 8")
         _check("long_side", self.long_side, self.long_side >= 32, "32 or more")
         _check("similarity_scale", self.similarity_scale, _positive(self.similarity_scale), "> 0")
         _check("seed", self.seed, 0 <= self.seed < 2**32, "0 to 4294967295")
@@ -137,8 +148,12 @@ class TrainConfig:
                 expected="'one-hot'",
                 fix="give --embeddings one-hot, or another loss",
             )
-        _one_of("weights", self.weights, ("imagenet", "none"))
+        named = self.weights in {"imagenet", "none"} or Path(self.weights).suffix != ""
+        _check("weights", self.weights, named, "imagenet or none, or a .pth or .safetensors file")
         _one_of("padding", self.padding, ("same", "caffe"))
+        _one_of("pixels", self.pixels, ("imagenet", "caffe"))
+        _one_of("head_init", self.head_init, ("small", "torch"))
+        _one_of("protocol", self.protocol, PROTOCOLS)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as TOML and JSON hold them."""
@@ -146,23 +161,25 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """Build from the values of a preset and the command line; others keep their defaults.
+        """Build from the values of a preset and the command line.
+
+        Others have the defaults of the protocol that the values name.
 
         Raises:
             UsageError: If a key is unknown, `data` is missing or a value does not fit.
         """
         _no_others("preset", values, {item.name for item in fields(cls)})
-        if values.get("loss") == "cross_entropy":
-            values = {"embeddings": "one-hot", **values}
         if not values.get("data"):
             raise UsageError("no data set is named", fix="give --data DIR")
         defaults = cls(data="")
+        lower = protocol_defaults(values)
         converted: dict[str, Any] = {}
-        for key, value in values.items():
+        for key, value in {**lower, **values}.items():
             if key in _STEPS:
                 _check_table(key, value)
                 _no_others(f"preset [{key}]", value, {item.name for item in fields(StepConfig)})
-                converted[key] = replace(getattr(defaults, key), **value)
+                step = {**lower.get(key, {}), **value}
+                converted[key] = replace(getattr(defaults, key), **step)
             else:
                 converted[key] = tuple(value) if isinstance(value, list) else value
         return cls(**converted)
@@ -224,7 +241,7 @@ _TYPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
 def _check_types(config: StepConfig | TrainConfig) -> None:
     """Refuse the values of a preset that have another type than the field."""
     for item in fields(config):
-        annotation = "str" if str(item.type).startswith("Literal") else str(item.type)
+        annotation = "str" if str(item.type).startswith(("Literal", "Protocol")) else str(item.type)
         expected, fits = _TYPES[annotation]
         value = getattr(config, item.name)
         _check(item.name, value, fits(value), expected)

@@ -20,6 +20,7 @@ from szn_train.config import StepConfig, TrainConfig
 from szn_train.datasets import FolderDataset, select
 from szn_train.history import History
 from szn_train.objectives import embedding_objective, seenmask_objective
+from szn_train.pretrained import load_pretrained
 from szn_train.progress import Progress
 from szn_train.run import Run, build_network, class_split, open_run
 from szn_train.semantic import LabelSpace, label_space
@@ -60,8 +61,11 @@ def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool
             f"{space.source}: PCA to {config.dim} dimensions keeps "
             f"{100 * space.explained_variance:.1f} % of the variance"
         )
+    starts = "none" if resume else config.weights
     torch.manual_seed(config.seed)
-    network = build_network(config, weights="none" if resume else config.weights)
+    network = build_network(config, weights="imagenet" if starts == "imagenet" else "none")
+    if starts not in {"imagenet", "none"}:
+        progress.line(load_pretrained(network, Path(starts)))
     checkpoint = load_checkpoint(folder / "checkpoint.pt") if resume else None
     if checkpoint is None:
         _start_folder(folder, config, dataset, selection.facts(split), space)
@@ -73,7 +77,11 @@ def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool
 
     def batches(ids: tuple[str, ...], step: StepConfig) -> Batches:
         preprocess = preprocess_of(network.backbone.info, config.long_side)
-        transform = augmented(preprocess, config.crop_hw) if step.augment else plain(preprocess)
+        transform = (
+            augmented(preprocess, config.crop_hw, resize=config.resize)
+            if step.augment
+            else plain(preprocess, resize=config.resize)
+        )
         return Batches(dataset, split, ids, transform=transform, batch_size=step.batch_size)
 
     def embedding_grid(frames: Tensor) -> Tensor:
