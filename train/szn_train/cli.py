@@ -57,6 +57,13 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--long-side", type=int, help="Longer side of a frame, in pixels.")
 @click.option("--epochs", type=int, help="Of the embedding step.")
 @click.option("--batch-size", type=int, help="Of the embedding step.")
+@click.option("--accumulation", type=int, help="Batches a step of the optimiser, in both steps.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    help="bf16, or fp16 on GPUs, is mixed precision.  [default: fp32]",
+)
+@click.option("--early-stop", type=int, help="Epochs without a better score; 0 trains all.")
 @click.option("--learning-rate", type=float, help="Of the embedding step.")
 @click.option(
     "--optimizer", type=click.Choice(["adam", "adamw", "sgd"]), help="Of the embedding step."
@@ -100,9 +107,14 @@ def train_main(
     else:
         config = _config(data, preset, given)
     from szn_train.evaluate import evaluate
+    from szn_train.processes import Processes
     from szn_train.trainer import train
 
     run = train(config, out, progress=Progress(quiet=quiet), resume=resume)
+    processes = Processes(config.precision)
+    processes.end()
+    if not processes.is_main:
+        return
     _report(evaluate(run, progress=Progress(quiet=quiet)), out, config.val_split)
     click.echo(f"run written to {out}; next: szn-export {out} -o BUNDLE")
 
@@ -144,6 +156,7 @@ def _config(data: Path | None, preset: str | None, given: dict[str, Any]) -> Tra
     from szn_train.config import TrainConfig, load_preset
 
     values: dict[str, Any] = load_preset(preset) if preset else {}
+    both = {name: given.pop(name, None) for name in ("accumulation", "early_stop")}
     step_options = {
         "embedding_step": {
             "epochs": given.pop("epochs", None),
@@ -158,7 +171,7 @@ def _config(data: Path | None, preset: str | None, given: dict[str, Any]) -> Tra
         },
     }
     for step, changes in step_options.items():
-        named = {key: value for key, value in changes.items() if value is not None}
+        named = {key: value for key, value in (changes | both).items() if value is not None}
         values[step] = {**values.get(step, {}), **named}
     values |= given
     if data is not None:

@@ -24,7 +24,8 @@ class StepConfig:
 
     Args:
         epochs: Passes over the step's images.
-        batch_size: Images a step of the optimiser sees.
+        batch_size: Images in a batch, of each process that trains.
+        accumulation: Batches whose gradients make one step of the optimiser.
         learning_rate: Of the optimiser, at its peak.
         head_rate: Factor on the learning rate of the heads, which start from nothing.
         bias_rate: Factor on the learning rate of parameters of one dimension.
@@ -35,10 +36,15 @@ class StepConfig:
         warmup: Share of the steps.
         augment: Random scale, crop, flip and colour.
         ema: Decay per optimiser step of the moving average of the weights; 0 is none.
+        early_stop: Epochs without a better score on the validation split after which the step
+            ends; it keeps the best weights. 0 trains all epochs and keeps the last weights.
+        checkpoint_every: Optimiser steps between two checkpoints within an epoch; 0 writes them
+            between epochs alone.
     """
 
     epochs: int
     batch_size: int = 1
+    accumulation: int = 1
     learning_rate: float = 1e-5
     head_rate: float = 1.0
     bias_rate: float = 1.0
@@ -49,11 +55,16 @@ class StepConfig:
     warmup: float = 0.0
     augment: bool = False
     ema: float = 0.0
+    early_stop: int = 0
+    checkpoint_every: int = 0
 
     def __post_init__(self) -> None:
         _check_types(self)
         _check("epochs", self.epochs, self.epochs >= 1, "1 or more")
         _check("batch_size", self.batch_size, self.batch_size >= 1, "1 or more")
+        _check("accumulation", self.accumulation, self.accumulation >= 1, "1 or more")
+        _check("early_stop", self.early_stop, self.early_stop >= 0, "0 or more")
+        _check("checkpoint_every", self.checkpoint_every, self.checkpoint_every >= 0, "0 or more")
         _check("learning_rate", self.learning_rate, _positive(self.learning_rate), "> 0")
         _check("head_rate", self.head_rate, _positive(self.head_rate), "> 0")
         _check("bias_rate", self.bias_rate, _positive(self.bias_rate), "> 0")
@@ -99,6 +110,7 @@ class TrainConfig:
         balance_seenmask: Weigh seen and unseen pixels equally in the seenmask's loss.
         embedding_step: FCN and embedding head.
         seenmask_step: Seenmask head.
+        precision: "fp32"; "bf16" or, on GPUs, "fp16" for mixed precision.
         seed: Of every random choice.
     """
 
@@ -128,6 +140,7 @@ class TrainConfig:
     seenmask_step: StepConfig = field(
         default_factory=lambda: StepConfig(epochs=10, learning_rate=1e-3)
     )
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     seed: int = 1337
 
     def __post_init__(self) -> None:
@@ -153,6 +166,7 @@ class TrainConfig:
         _one_of("padding", self.padding, ("same", "caffe"))
         _one_of("pixels", self.pixels, ("imagenet", "caffe"))
         _one_of("head_init", self.head_init, ("small", "torch"))
+        _one_of("precision", self.precision, ("fp32", "bf16", "fp16"))
         _one_of("protocol", self.protocol, PROTOCOLS)
 
     def to_dict(self) -> dict[str, Any]:

@@ -145,7 +145,7 @@ def _load_vgg(
 
 
 def _copy(layer: torch.nn.Module, state: Mapping[str, Tensor], name: str, path: Path) -> None:
-    """Weight and bias of a convolution; those of a linear layer are folded out (C h w -> C, h, w)."""
+    """Weight and bias of a convolution; a linear layer's is folded out (C h w -> C, h, w)."""
     with torch.no_grad():
         for kind in ("weight", "bias"):
             target = layer.get_parameter(kind)
