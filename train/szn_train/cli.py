@@ -210,3 +210,7 @@ def _report(result: Evaluation, folder: Path, split: str) -> None:
         console.print(table)
     if result.seenmask_accuracy is not None:
         console.print(f"seenmask accuracy {result.seenmask_accuracy:.1f} %")
+
+
+if __name__ == "__main__":  # torchrun and accelerate launch start it as a module
+    train_main()
