@@ -20,7 +20,7 @@ from szn_train.checkpoint import (
 )
 from szn_train.classes import ClassSplit
 from szn_train.config import StepConfig, TrainConfig
-from szn_train.datasets import FolderDataset, Selection, select
+from szn_train.datasets import Dataset, Selection, open_dataset, select
 from szn_train.history import History
 from szn_train.model import SeenmaskZeroShotNetwork, upsample
 from szn_train.progress import Progress
@@ -47,14 +47,11 @@ def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool
         InputError: If the data cannot be used.
         TrainingError: If the loss is not finite, or the checkpoint is missing or damaged.
     """
-    dataset = FolderDataset(root=Path(config.data), split=config.train_split)
+    dataset = open_dataset(config, Path(config.data), config.train_split)
     split = class_split(config, dataset.class_names)
     selection = select(dataset, split)
-    progress.line(
-        f"classes {split.sizes}: {len(selection.embedding_ids)} images for the embedding, "
-        f"{len(selection.seenmask_ids)} for the seenmask, "
-        f"{selection.dropped_unseen} dropped for a class of U"
-    )
+    for line in selection.lines(split):
+        progress.line(line)
     space = label_space(split.labels, source=config.embeddings, dim=config.dim)
     if space.explained_variance is not None:
         progress.line(
@@ -118,7 +115,7 @@ def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool
 def _start_folder(
     folder: Path,
     config: TrainConfig,
-    dataset: FolderDataset,
+    dataset: Dataset,
     facts: dict[str, object],
     space: LabelSpace,
 ) -> None:
