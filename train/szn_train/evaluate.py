@@ -16,7 +16,7 @@ from szn_runtime.labels import LabelSet
 from szn_runtime.preprocess import normalise_into
 from szn_runtime.sei import segment_grid
 from szn_train.classes import VOID, ClassSplit
-from szn_train.datasets import FolderDataset
+from szn_train.datasets import open_dataset
 from szn_train.metrics import Mode, Scores, confusion_matrix, harmonic_mean, scores
 from szn_train.progress import Progress
 from szn_train.run import Run
@@ -114,8 +114,8 @@ def evaluate(
     Raises:
         InputError: If the data cannot be used or has other classes than the run.
     """
-    dataset = FolderDataset(
-        root=data or Path(run.config.data), split=split_name or run.config.val_split
+    dataset = open_dataset(
+        run.config, data or Path(run.config.data), split_name or run.config.val_split
     )
     split, lookup = run.split, run.split.mask_lookup()
     if dataset.class_names != split.names:
