@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from szn_train.checkpoint import read_json
 from szn_train.classes import ClassSplit
-from szn_train.cli import eval_main, train_main
+from szn_train.cli import _config, eval_main, train_main
 from szn_train.config import TrainConfig, load_preset, preset_names
 from szn_train.datasets.context import CONTEXT_CLASSES
 from szn_train.datasets.voc import VOC_CLASSES
@@ -76,6 +76,18 @@ def test_train_then_eval(tmp_path: Path, preset: Path) -> None:
     assert "has no split 'test': expected one of train, val" in one_line(missing)
 
 
+def test_options_of_the_embedding_step_reach_its_optimiser(tmp_path: Path, preset: Path) -> None:
+    data = catalogue.write_dataset(tmp_path / "data")
+    out = tmp_path / "run"
+    result = run_train(
+        "--data", data, "--preset", preset, "--epochs", 1, "--out", out, "--loss", "mse",
+        "--optimizer", "sgd", "--momentum", 0.5, "--learning-rate", 0.01,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    step = TrainConfig.from_dict(read_json(out / "config.json")["config"]).embedding_step
+    assert (step.optimizer, step.momentum, step.learning_rate) == ("sgd", 0.5, 0.01)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -87,7 +99,7 @@ def test_train_then_eval(tmp_path: Path, preset: Path) -> None:
             "no preset 'huge': expected camvid, context-31-2-2, ",
         ),
         (["--data", "nowhere", "--dim", "1"], 2, "dim: got 1, expected 2 or more"),
-        (["--data", "nowhere", "--stride", "12"], 2, "stride: got 12, expected 32 or 16"),
+        (["--data", "nowhere", "--stride", "12"], 2, "stride: got 12, expected 32, 16 or 8"),
         (["--resume", "--seed", "3"], 2, "--resume goes on with the run's own configuration"),
         (["--resume"], 1, "is not a run folder"),
         (["--resume", "--random-train-unseen", "2"], 2, "got --random-train-unseen; give"),
@@ -177,7 +189,7 @@ def test_resume_takes_no_other_options(tmp_path: Path, arguments: list[str]) -> 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--loss", "mse"], ["--weights", "voc"], ["--threads", "0"], ["--epochs", "ten"], ["--nope"]],
+    [["--loss", "hinge"], ["--weights", "voc"], ["--threads", "0"], ["--epochs", "x"], ["--nope"]],
 )
 def test_options_that_click_refuses_leave_nothing(tmp_path: Path, arguments: list[str]) -> None:
     result = run_train("--out", tmp_path / "run", *arguments)
@@ -192,6 +204,15 @@ def test_a_preset_with_a_wrong_table_is_one_line(tmp_path: Path) -> None:
     result = run_train("--data", "d", "--preset", path, "--epochs", 1, "--out", tmp_path / "run")
     assert result.exit_code == 2
     assert "preset [embedding_step]: got 3, expected a table" in one_line(result)
+
+
+def test_a_protocol_takes_the_place_of_a_presets_recipe(preset: Path) -> None:
+    # the backbone would be the preset's, and refuse caffe's padding
+    config = _config(Path("d"), str(preset), {"protocol": "thesis", "learning_rate": 1e-4})
+    assert (config.backbone, config.void, config.dim) == ("vgg16", ("rock",), 4)
+    assert (config.embedding_step.epochs, config.embedding_step.learning_rate) == (30, 1e-4)
+    assert _config(Path("d"), str(preset), {}).embedding_step.epochs == 7
+    assert _config(Path("d"), str(preset), {"protocol": "modern"}).embedding_step.epochs == 7
 
 
 def test_every_preset_builds() -> None:

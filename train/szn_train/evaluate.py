@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from szn_runtime.errors import InputError
 from szn_runtime.geometry import GridGeometry
 from szn_runtime.labels import LabelSet
-from szn_runtime.preprocess import normalise_into, plan
+from szn_runtime.preprocess import normalise_into
 from szn_runtime.sei import segment_grid
 from szn_train.classes import VOID, ClassSplit
 from szn_train.datasets import open_dataset
@@ -21,7 +21,7 @@ from szn_train.metrics import Mode, Scores, confusion_matrix, harmonic_mean, sco
 from szn_train.progress import Progress
 from szn_train.run import Run
 from szn_train.semantic import LabelSpace
-from szn_train.transforms import preprocess_of
+from szn_train.transforms import layout_of, preprocess_of
 
 __all__ = ["GROUPS", "MODES", "Decisions", "Evaluation", "evaluate"]
 
@@ -135,8 +135,8 @@ def evaluate(
         for image_id in dataset.ids:
             image, mask = dataset.pair(image_id)
             truth = lookup[mask]
-            layout = plan(
-                image.shape[:2], long_side=preprocess.long_side, multiple=preprocess.multiple
+            layout = layout_of(
+                (truth.shape[0], truth.shape[1]), preprocess, resize=run.config.resize
             )
             frame = np.empty((1, 3, *layout.padded_hw), dtype=np.float32)
             normalise_into(image, layout, preprocess, frame[0])
