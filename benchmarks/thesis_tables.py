@@ -41,6 +41,7 @@ from szn_train.progress import Progress
 
 _QUICK = {
     "long_side": 96,
+    "resize": True,
     "crop_hw": [64, 96],
     "embedding_step": {"epochs": 1},
     "seenmask_step": {"epochs": 1},
@@ -279,9 +280,9 @@ def sizes(
     """Values that all variants get, from the options."""
     values: dict[str, Any] = dict(_QUICK) if quick else {}
     if long_side is not None:
-        old, stride = plan.recipe["long_side"], plan.recipe["stride"]
-        values["long_side"] = long_side
+        values |= {"long_side": long_side, "resize": True}  # the thesis' protocol does not
         if "crop_hw" in plan.recipe:
+            old, stride = plan.recipe["long_side"], plan.recipe["stride"]
             values["crop_hw"] = [
                 max(1, round(side * long_side / old / stride)) * stride
                 for side in plan.recipe["crop_hw"]

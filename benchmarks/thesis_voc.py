@@ -42,19 +42,8 @@ DOWNLOADS = (
 _ABOUT_CLASSES = ("dataset", "drop_void", "void", "train_unseen", "unseen")
 _PRESETS = ("voc-21-0-0", "voc-9-2-10", "voc-17-2-2", "context-33-0-0", "context-31-2-2")
 
-_SOFTMAX: Mapping[str, Any] = {
-    "embeddings": "one-hot",
-    "loss": "cross_entropy",
-    "reduction": "sum",
-    "embedding_step": {
-        "optimizer": "sgd",
-        "learning_rate": 1e-10,
-        "momentum": 0.99,
-        "weight_decay": 5e-4,
-        "bias_rate": 2.0,
-    },
-}
-"""FCN-S as the thesis' code trains it."""
+_SOFTMAX: Mapping[str, Any] = {"embeddings": "one-hot", "loss": "cross_entropy"}
+"""FCN-S, whose SGD comes with the thesis' protocol."""
 
 
 def thesis_plan() -> Plan:

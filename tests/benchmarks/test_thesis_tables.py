@@ -109,7 +109,9 @@ def test_a_comparison_that_is_not_there() -> None:
 
 def test_sizes_of_the_options() -> None:
     found = thesis_tables.sizes(MSRC21, quick=False, epochs=2, seenmask_epochs=None, long_side=320)
-    assert found == {"long_side": 320, "crop_hw": [224, 320], "embedding_step": {"epochs": 2}}
+    assert found == {
+        "long_side": 320, "resize": True, "crop_hw": [224, 320], "embedding_step": {"epochs": 2},
+    }  # fmt: skip
     quick = thesis_tables.sizes(MSRC21, quick=True, epochs=None, seenmask_epochs=5, long_side=None)
     assert quick["seenmask_step"] == {"epochs": 5}
     assert quick["embedding_step"] == {"epochs": 1}

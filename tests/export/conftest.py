@@ -30,7 +30,7 @@ class Exported:
 
 
 def small_network(
-    kind: type[SeenmaskZeroShotNetwork] = SeenmaskZeroShotNetwork,
+    kind: type[SeenmaskZeroShotNetwork] = SeenmaskZeroShotNetwork, *, dim: int = 4
 ) -> SeenmaskZeroShotNetwork:
     """A network for the tiny run's labels that exports in a second: heads on the mean colour."""
     info = BackboneInfo(
@@ -38,7 +38,7 @@ def small_network(
         mean=(127.5,) * 3, std=(127.5,) * 3,
     )  # fmt: skip
     torch.manual_seed(0)
-    return kind(Backbone(nn.AvgPool2d(32), info), dim=4).eval()
+    return kind(Backbone(nn.AvgPool2d(32), info), dim=dim).eval()
 
 
 @pytest.fixture(scope="session")

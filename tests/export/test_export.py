@@ -15,6 +15,7 @@ from szn_export.export import export
 from szn_runtime import load
 from szn_runtime.errors import InputError, UsageError
 from szn_train.progress import Progress
+from szn_train.semantic import label_space
 from tests.export.conftest import Exported, small_network
 from tests.train import catalogue
 
@@ -94,6 +95,27 @@ def test_finished_embeddings_give_no_vocabulary(exported: Exported, tmp_path: Pa
         assert segmenter.bundle.vocabulary() is None
         with pytest.raises(InputError, match="vocabulary"):
             segmenter.with_labels("meadow")
+
+
+def test_one_hot_labels_are_exported_and_run(exported: Exported, tmp_path: Path) -> None:
+    names = exported.run.space.names
+    run = dataclasses.replace(
+        exported.run,
+        config=dataclasses.replace(
+            exported.run.config, embeddings="one-hot", loss="cross_entropy", dim=len(names)
+        ),
+        space=label_space(names, source="one-hot", dim=len(names)),
+        network=small_network(dim=len(names)),
+    )
+    export(run, tmp_path / "bundle", ExportConfig(gate_images=1), progress=Progress(quiet=True))
+    image, _ = catalogue.scene("grass", "sky")
+    with load(tmp_path / "bundle") as segmenter:
+        manifest = segmenter.bundle.manifest
+        assert (manifest.embeddings_source, manifest.dim) == ("one-hot", 5)
+        assert segmenter.bundle.vocabulary() is None
+        result = segmenter(image)
+        assert result.names == names
+        assert result.labels.shape == catalogue.SIZE_HW
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,43 @@ def test_the_order_is_new_each_time_and_torchs(dataset: FolderDataset) -> None:
     assert second != first
 
 
+def test_an_order_can_be_drawn_from_any_batch_on(dataset: FolderDataset) -> None:
+    batches = batches_of(dataset, 2)
+    order = [3, 0, 4, 1, 2]
+    whole = list(batches.draw(order))
+    for first in range(4):
+        rest = list(batches.draw(order, first))
+        assert len(rest) == 3 - first
+        for (ours, _), (theirs, _) in zip(rest, whole[first:], strict=True):
+            assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("processes", "batch_size"), [(2, 1), (2, 2), (3, 1), (4, 2)])
+def test_processes_share_every_image_of_an_order(
+    dataset: FolderDataset, processes: int, batch_size: int
+) -> None:
+    order = [3, 0, 4, 1, 2]
+    sizes, counts = [], []
+    for rank in range(processes):
+        batches = Batches(
+            dataset, catalogue.SPLIT, dataset.ids, transform=as_it_is(), batch_size=batch_size,
+            rank=rank, processes=processes,
+        )  # fmt: skip
+        drawn = list(batches.draw(order))
+        assert len(drawn) == len(batches)
+        counts.append(len(drawn))
+        for frames, target in drawn:
+            assert len(frames) <= batch_size
+            sizes += [int((t != VOID).sum()) for t in target]
+    assert len(set(counts)) == 1  # none waits for another
+    labelled = sorted(size for size in sizes if size)
+    assert labelled == sorted((8 + 2 * n) // 2 * (20 - 2 * n) for n in range(5))
+    # where images ran out, an image without labels stands in
+    together = processes * batch_size
+    missing = [max(0, processes - min(together, 5 - start)) for start in range(0, 5, together)]
+    assert len(sizes) - len(labelled) == sum(missing)
+
+
 def test_bad_data_is_found_when_it_is_read(dataset: FolderDataset) -> None:
     (dataset.root / "masks" / "i3.png").unlink()
     with pytest.raises(InputError, match=r"mask .*i3\.png is missing"):

@@ -102,6 +102,18 @@ def test_eval_refuses_a_class_that_is_no_label_before_it_starts(trained: Path) -
     assert one_line(result) == "Error: 'shep' is not a label of the run; use one such as sheep"
 
 
+def test_options_of_the_embedding_step_reach_its_optimiser(tmp_path: Path, preset: Path) -> None:
+    data = catalogue.write_dataset(tmp_path / "data")
+    out = tmp_path / "run"
+    result = run_train(
+        "--data", data, "--preset", preset, "--epochs", 1, "--out", out, "--loss", "mse",
+        "--optimizer", "sgd", "--momentum", 0.5, "--learning-rate", 0.01,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    step = TrainConfig.from_dict(read_json(out / "config.json")["config"]).embedding_step
+    assert (step.optimizer, step.momentum, step.learning_rate) == ("sgd", 0.5, 0.01)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -109,7 +121,7 @@ def test_eval_refuses_a_class_that_is_no_label_before_it_starts(trained: Path) -
         ([], 2, "no data set is named; give --data DIR"),
         (["--data", "nowhere", "--preset", "huge"], 2, "no preset 'huge': expected szn-mini"),
         (["--data", "nowhere", "--dim", "1"], 2, "dim: got 1, expected 2 or more"),
-        (["--data", "nowhere", "--stride", "12"], 2, "stride: got 12, expected 32 or 16"),
+        (["--data", "nowhere", "--stride", "12"], 2, "stride: got 12, expected 32, 16 or 8"),
         (["--resume", "--seed", "3"], 2, "--resume goes on with the run's own configuration"),
         (["--resume"], 1, "is not a run folder"),
     ],
@@ -194,7 +206,7 @@ def test_resume_takes_no_other_options(tmp_path: Path, arguments: list[str]) -> 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--loss", "mse"], ["--weights", "voc"], ["--threads", "0"], ["--epochs", "ten"], ["--nope"]],
+    [["--loss", "hinge"], ["--weights", "voc"], ["--threads", "0"], ["--epochs", "x"], ["--nope"]],
 )
 def test_options_that_click_refuses_leave_nothing(tmp_path: Path, arguments: list[str]) -> None:
     result = run_train("--out", tmp_path / "run", *arguments)

@@ -28,7 +28,13 @@ from szn_train.run import build_network
         ("warmup", 1.0, r"in \[0, 1\)"),
         ("warmup", -0.1, r"in \[0, 1\)"),
         ("ema", 1.0, r"in \[0, 1\)"),
-        ("optimizer", "sgd", "adam or adamw"),
+        ("accumulation", 0, "1 or more"),
+        ("early_stop", -1, "0 or more"),
+        ("checkpoint_every", -1, "0 or more"),
+        ("bias_rate", 0.0, "> 0"),
+        ("momentum", 1.0, r"in \[0, 1\)"),
+        ("momentum", -0.1, r"in \[0, 1\)"),
+        ("optimizer", "lion", "adam or adamw or sgd"),
         ("schedule", "step", "constant or cosine"),
         ("epochs", "ten", "an integer"),
         ("epochs", 2.5, "an integer"),
@@ -47,7 +53,7 @@ def test_a_step_that_makes_no_sense_is_refused(key: str, bad: Any, expected: str
     ("key", "bad", "expected"),
     [
         ("dim", 1, "2 or more"),
-        ("stride", 8, "32 or 16"),
+        ("stride", 4, "32, 16 or 8"),
         ("long_side", 31, "32 or more"),
         ("similarity_scale", 0.0, "> 0"),
         ("similarity_scale", float("inf"), "> 0"),
@@ -56,8 +62,14 @@ def test_a_step_that_makes_no_sense_is_refused(key: str, bad: Any, expected: str
         ("crop_hw", (320, 300), "two multiples of the stride 32"),
         ("crop_hw", (320,), "a list of two integers"),
         ("crop_hw", (0, 320), "two multiples of the stride 32"),
-        ("loss", "mse", "cosine or cosine_ce"),
-        ("weights", "voc", "imagenet or none"),
+        ("loss", "hinge", "cosine or mse or cosine_ce or cross_entropy"),
+        ("reduction", "none", "mean or sum"),
+        ("weights", "voc", "imagenet or none, or a .pth or .safetensors file"),
+        ("pixels", "raw", "imagenet or caffe"),
+        ("head_init", "zero", "small or torch"),
+        ("precision", "int8", "fp32 or bf16 or fp16"),
+        ("protocol", "classic", "modern or thesis"),
+        ("resize", "no", "true or false"),
         ("padding", "valid", "same or caffe"),
         ("dim", "20", "an integer"),
         ("crop_hw", ("a", "b"), "a list of two integers"),
@@ -71,6 +83,17 @@ def test_a_step_that_makes_no_sense_is_refused(key: str, bad: Any, expected: str
 def test_a_run_that_makes_no_sense_is_refused(key: str, bad: Any, expected: str) -> None:
     with pytest.raises(UsageError, match=rf"configuration: {key}: got .*, expected {expected}"):
         TrainConfig(**{"data": "d", key: bad})
+
+
+def test_the_softmax_loss_takes_one_hot_embeddings() -> None:
+    expected = "cross_entropy takes .*: got embeddings 'glove', expected 'one-hot'; give --embed"
+    with pytest.raises(UsageError, match=expected):
+        TrainConfig(data="d", loss="cross_entropy")
+    with pytest.raises(UsageError, match=expected):
+        TrainConfig.from_dict({"data": "d", "loss": "cross_entropy", "embeddings": "glove"})
+    config = TrainConfig.from_dict({"data": "d", "loss": "cross_entropy"})
+    assert config.embeddings == "one-hot"
+    assert TrainConfig(data="d", embeddings="one-hot").loss == "cosine"  # the control experiment
 
 
 def test_crops_fit_the_stride_of_the_run() -> None:
@@ -145,13 +168,16 @@ def test_every_preset_makes_a_network(name: str) -> None:
         network = build_network(config, weights="none")
     side = config.crop_hw[0]
     grids = network.eval()(torch.zeros(1, 3, side, side, device="meta"))
-    nodes = side // config.stride
+    caffe = config.padding == "caffe"  # rounds up after a padding of 100, and fc6 takes 6 nodes
+    nodes = -(-(side + 198) // 32) - 6 if caffe else side // config.stride
     assert grids.embedding.shape == (1, config.dim, nodes, nodes)
     assert grids.seenmask.shape == (1, 2, nodes, nodes)
 
 
-def test_the_thesis_preset_is_the_thesis() -> None:
-    assert TrainConfig.from_dict({**load_preset("thesis"), "data": "d"}) == TrainConfig(data="d")
+def test_the_thesis_preset_is_the_thesis_protocol() -> None:
+    config = TrainConfig.from_dict({**load_preset("thesis"), "data": "d"})
+    assert config == TrainConfig.from_dict({"data": "d", "protocol": "thesis"})
+    assert config.protocol == "thesis"
 
 
 def test_a_preset_may_be_a_file(tmp_path: Path) -> None:

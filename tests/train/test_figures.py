@@ -171,8 +171,7 @@ def write_history(path: Path, text: str) -> Path:
 def test_curves_of_a_history(tmp_path: Path) -> None:
     history = write_history(
         tmp_path / "history.csv",
-        "step,epoch,loss,train_seen_miou\n"
-        "embedding,1,0.9,20.5\nembedding,2,0.5,30.25\nseenmask,1,0.7,\n",
+        "step,epoch,loss,score\nembedding,1,0.9,20.5\nembedding,2,0.5,30.25\nseenmask,1,0.7,\n",
     )
     stem = tmp_path / "curves"
     assert_drawn(history_figure(history, stem, title="training"), stem, "csv")

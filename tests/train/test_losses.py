@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from szn_train.classes import VOID
-from szn_train.losses import cosine_ce_loss, cosine_loss, seenmask_loss
+from szn_train.losses import cosine_ce_loss, cosine_loss, mse_loss, seenmask_loss, softmax_loss
 
 LABELS = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-0.6, 0.8]])
 SEEN = torch.tensor([True, False, True])
@@ -58,6 +58,20 @@ def test_cosine_ce_loss_by_hand() -> None:
     assert value == pytest.approx(8 + math.log1p(math.exp(-8)), rel=1e-5)
 
 
+def test_mse_loss_by_hand() -> None:
+    # differences (2, 0), (0, -1) and void
+    value = mse_loss(pixels((3.0, 0.0), (0.0, 0.0), (9.0, 9.0)), targets(0, 1, VOID), LABELS)
+    assert value.item() == pytest.approx((4 / 2 + 1 / 2) / 2)
+
+
+def test_softmax_loss_by_hand() -> None:
+    # the unseen label 1 has the highest score and takes no part
+    scores = torch.tensor([[1.0, 50.0, 1.0 + math.log(3)]]).T[None, :, None, :]  # (1, 3, 1, 1)
+    assert softmax_loss(scores, targets(0), SEEN).item() == pytest.approx(math.log(4), rel=1e-5)
+    value = softmax_loss(scores, targets(2), SEEN).item()
+    assert value == pytest.approx(math.log(4 / 3), rel=1e-5)
+
+
 def test_seenmask_loss_by_hand() -> None:
     # channel 1 is seen; label 1 is the unseen one
     scores = pixels((0.0, math.log(3)), (0.0, math.log(3)))
@@ -84,6 +98,28 @@ def test_cosine_loss_equals_torchs_cosine(
     each = 1 - F.cosine_similarity(embedding, wanted, dim=1)  # (N, H, W)
     expected = each[known].mean().item() if known.any() else 0.0
     assert cosine_loss(embedding, target, labels).item() == pytest.approx(expected, abs=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(shape=shapes, seed=st.integers(0, 10_000), void=st.sampled_from([0.0, 0.4]))
+def test_mse_loss_equals_torchs(shape: tuple[int, int, int], seed: int, void: float) -> None:
+    embedding, target = random_case(seed, shape, void)
+    known, labels = target != VOID, unit_labels()
+    flat = embedding.permute(0, 2, 3, 1)[known]  # (P, j)
+    expected = F.mse_loss(flat, labels[target[known]]).item() if known.any() else 0.0
+    assert mse_loss(embedding, target, labels).item() == pytest.approx(expected, rel=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(shape=shapes, seed=st.integers(0, 10_000), void=st.sampled_from([0.0, 0.4]))
+def test_softmax_loss_of_all_labels_equals_torchs(
+    shape: tuple[int, int, int], seed: int, void: float
+) -> None:
+    scores, target = random_case(seed, shape, void)
+    truth = torch.where(target == VOID, -100, target)
+    expected = F.cross_entropy(scores, truth).item() if (truth >= 0).any() else 0.0
+    value = softmax_loss(scores, target, torch.ones(5, dtype=torch.bool)).item()
+    assert value == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 @settings(max_examples=40, deadline=None)
@@ -144,7 +180,18 @@ def _weighted_seenmask(grid: Tensor, target: Tensor) -> Tensor:
     return seenmask_loss(grid, target, SEEN, torch.tensor([2.0, 0.5]))
 
 
-every_loss = pytest.mark.parametrize("loss", [_cosine, _cosine_ce, _seenmask, _weighted_seenmask])
+def _mse(grid: Tensor, target: Tensor) -> Tensor:
+    return mse_loss(grid, target, LABELS)
+
+
+def _softmax(grid: Tensor, target: Tensor) -> Tensor:
+    scores = torch.cat([grid[:, :1], -grid[:, :1], grid[:, 1:]], dim=1)  # labels 0, 1 and 2
+    return softmax_loss(scores, target, SEEN)
+
+
+every_loss = pytest.mark.parametrize(
+    "loss", [_cosine, _cosine_ce, _mse, _softmax, _seenmask, _weighted_seenmask]
+)
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 

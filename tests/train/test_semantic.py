@@ -213,8 +213,25 @@ def test_a_dimension_that_the_words_do_not_have_is_refused(words_file: Path, dim
 def test_more_dimensions_than_words_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "few.txt"
     path.write_text("cow 1 2 3 4\nsheep 4 3 2 2\ngrass 0 0 1 5\n")
-    with pytest.raises(InputError, match="embedding dimension: got 4, expected 2 to 3 for few"):
+    expected = r"got 4, expected 2 to 3 for few\.txt, which has only 3 words; lower --dim or give"
+    with pytest.raises(InputError, match=expected):
         label_space(("cow",), source=str(path), dim=4)
+
+
+@pytest.mark.parametrize("dim", [2, 50])
+def test_glove_has_up_to_fifty_dimensions(dim: int) -> None:
+    space = label_space(("cow", "sheep", "car"), source="glove", dim=dim)
+    assert space.embeddings.shape == (3, dim)
+    assert space.basis is not None
+    np.testing.assert_allclose(space.basis @ space.basis.T, np.eye(dim), atol=1e-4)
+    assert space.explained_variance is not None
+    assert space.explained_variance == pytest.approx(1.0 if dim == 50 else 0.12, abs=0.07)
+
+
+def test_glove_has_no_more_than_fifty_dimensions() -> None:
+    expected = "got 51, expected 2 to 50 for glove-6b-50d, which has 50 dimensions; lower --dim or"
+    with pytest.raises(InputError, match=expected):
+        label_space(("cow",), source="glove", dim=51)
 
 
 def test_an_unknown_label_is_named(words_file: Path) -> None:
@@ -228,6 +245,35 @@ def test_a_label_without_a_direction_is_refused(bad: float) -> None:
     embeddings[1] = bad
     with pytest.raises(InputError, match="label 'b' has no direction"):
         LabelSpace(source="tiny", names=("a", "b", "c"), embeddings=embeddings)
+
+
+def test_the_largest_embedding_of_the_mse_loss_has_norm_one() -> None:
+    embeddings = np.array([[3, 4], [0, 2.5], [-1, 0]], np.float32)
+    space = LabelSpace(source="tiny", names=("a", "b", "c"), embeddings=embeddings)
+    expected = [[0.6, 0.8], [0, 0.5], [-0.2, 0]]
+    np.testing.assert_allclose(space.scaled, expected, rtol=1e-6)
+    assert space.scaled.dtype == np.float32
+
+
+# one-hot --------------------------------------------------------------------------------------
+
+
+def test_one_hot_labels_are_axes_whatever_they_are_called() -> None:
+    space = label_space(("qqqqqq", "cow"), source="one-hot", dim=2)
+    np.testing.assert_array_equal(space.embeddings, np.eye(2))
+    np.testing.assert_array_equal(space.unit, np.eye(2))
+    np.testing.assert_array_equal(space.scaled, np.eye(2))
+    assert space.source == "one-hot"
+    assert (space.mean, space.basis, space.explained_variance) == (None, None, None)
+
+
+@pytest.mark.parametrize("dim", [2, 4, 20])
+def test_one_hot_labels_have_a_dimension_each(dim: int) -> None:
+    with pytest.raises(InputError, match=f"embedding dimension: got {dim}, expected 3 for one-hot"):
+        label_space(("a", "b", "c"), source="one-hot", dim=dim)
+
+
+# GloVe ----------------------------------------------------------------------------------------
 
 
 def test_glove_puts_related_words_close() -> None:
@@ -269,6 +315,19 @@ def test_finished_embeddings_may_be_called_embeddings(tmp_path: Path) -> None:
         label_space(("b",), source=str(tmp_path / "labels.npz"), dim=5)
 
 
+@pytest.mark.parametrize("dim", [2, 5, 10, 20, 21, 50, 100, 200, 300])
+@pytest.mark.parametrize("name", ["voc21", "context33"])
+def test_the_thesis_embeddings_have_up_to_three_hundred_dimensions(
+    data_dir: Path, name: str, dim: int
+) -> None:
+    path = data_dir / "word2vec" / f"{name}.npz"
+    with np.load(path, allow_pickle=False) as arrays:
+        names = tuple(map(str, arrays["names"]))
+    space = label_space(names, source=str(path), dim=dim)
+    assert space.embeddings.shape == (len(names), dim)
+    assert np.linalg.norm(space.scaled, axis=1).max() == pytest.approx(1, abs=1e-5)
+
+
 def test_the_thesis_embeddings_are_read(data_dir: Path) -> None:
     path = data_dir / "word2vec" / "voc21.npz"
     space = label_space(VOC_NAMES, source=str(path), dim=20)
@@ -283,7 +342,7 @@ def test_the_thesis_embeddings_are_read(data_dir: Path) -> None:
     [
         (("cow", "shep"), 2, r"label 'shep' is not in labels\.npz; it has sheep"),
         (("zzz",), 2, r"label 'zzz' is not in labels\.npz; it has cow, sheep"),
-        (("cow",), 3, r"has no embeddings of 3 dimensions: got names, j2, expected .*'j3'"),
+        (("cow",), 3, r"has no embeddings of 3 dimensions: got names, j2, expected .*'j3'; give"),
     ],
 )
 def test_finished_embeddings_that_do_not_fit_are_refused(

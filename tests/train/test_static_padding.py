@@ -63,7 +63,7 @@ def test_the_weights_stay() -> None:
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
-@pytest.mark.parametrize("stride", [32, 16])
+@pytest.mark.parametrize("stride", [32, 16, 8])
 def test_the_whole_network_equals_timms_to_the_bit(stride: int) -> None:
     torch.manual_seed(1)
     backbone = create_backbone("efficientnet_lite0", stride=stride, weights="none").eval()

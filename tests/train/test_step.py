@@ -1,22 +1,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from szn_runtime.errors import TrainingError
 from szn_train.batches import Batches
 from szn_train.checkpoint import load_checkpoint
+from szn_train.classes import VOID
 from szn_train.config import StepConfig
 from szn_train.datasets import FolderDataset
 from szn_train.history import History
 from szn_train.progress import Progress
-from szn_train.step import Loss, TrainingStep, epoch_seed, learning_rate
+from szn_train.step import Loss, TrainingStep, epoch_seed
 from tests.train import catalogue
 
 QUIET = Progress(quiet=True)
@@ -255,26 +254,236 @@ def test_a_finished_run_is_left_as_it_is(batches: Batches, tmp_path: Path) -> No
         assert torch.equal(again.state_dict()[name], value), name
 
 
-# schedule and seeds ---------------------------------------------------------------------------
+# accumulation ---------------------------------------------------------------------------------
 
 
-@given(
-    warmup=st.floats(0.01, 0.9),
-    places=st.lists(st.floats(0, 0.999), min_size=2, max_size=9),
-)
-def test_the_rate_rises_and_then_falls(warmup: float, places: list[float]) -> None:
-    config = StepConfig(epochs=1, learning_rate=2.0, schedule="cosine", warmup=warmup)
-    rising = [learning_rate(config, place) for place in sorted(places) if place < warmup]
-    falling = [learning_rate(config, place) for place in sorted(places) if place >= warmup]
-    assert rising == sorted(rising)
-    assert falling == sorted(falling, reverse=True)
-    assert all(0 < rate <= 2.0 for rate in rising + falling)
+def masked(network: Net) -> Loss:
+    """Mean over the pixels that are not void."""
+
+    def loss(frames: Tensor, target: Tensor) -> Tensor:
+        values = (network.head(frames.flatten(2).transpose(1, 2)) - 3).square()[..., 0]  # (N, P)
+        known = target.flatten(1) != VOID
+        return (values * known).sum() / max(int(known.sum()), 1)
+
+    return loss
 
 
-def test_the_rate_without_warm_up_starts_at_its_peak() -> None:
-    config = StepConfig(epochs=1, learning_rate=2.0, schedule="cosine")
-    values = [learning_rate(config, done) for done in (0, 0.25, 0.5, 0.75)]
-    np.testing.assert_allclose(values, 1 + np.cos(np.pi * np.arange(4) / 4), rtol=1e-12)
+def uneven(root: Path, batch_size: int, count: int) -> Batches:
+    """Batches of images with 4, 3, 2 ... labelled pixels."""
+    numbers = iter(range(100))
+
+    def transform(image: object, target: object) -> tuple[Tensor, Tensor]:
+        number = next(numbers) % count
+        frame = torch.randn(3, 2, 2, generator=torch.Generator().manual_seed(number))
+        labels = torch.zeros(4).long()
+        labels[: number % 4] = VOID
+        return frame, labels.view(2, 2)
+
+    dataset = FolderDataset(root=root, split="train")
+    ids = tuple(f"t{n}" for n in range(count))
+    return Batches(dataset, catalogue.SPLIT, ids, transform=transform, batch_size=batch_size)
+
+
+@pytest.mark.parametrize(("count", "optimizer"), [(6, "sgd"), (8, "sgd"), (7, "adam")])
+def test_accumulated_batches_are_one_large_batch(
+    tmp_path: Path, count: int, optimizer: Literal["adam", "sgd"]
+) -> None:
+    # void pixels make means of batches differ from the mean of all: weights must set that right
+    root = catalogue.write_dataset(tmp_path / "data")
+    trained = []
+    for batch_size, accumulation in ((4, 1), (2, 2), (1, 4)):
+        network = Net()
+        config = StepConfig(
+            epochs=2, batch_size=batch_size, accumulation=accumulation, learning_rate=0.05,
+            optimizer=optimizer, ema=0.5,
+        )  # fmt: skip
+        folder = tmp_path / f"{batch_size}"
+        folder.mkdir()
+        with History(folder) as history:
+            batches = uneven(root, batch_size, count)
+            step_of(network, config, "seenmask").run(batches, masked(network), history, QUIET)
+        trained.append((network.head.weight.detach(), history.rows[0]["loss"]))
+    for weight, _ in trained[1:]:
+        torch.testing.assert_close(weight, trained[0][0], rtol=1e-5, atol=1e-6)
+    assert not torch.equal(trained[0][0], Net().head.weight)
+
+
+def test_a_group_of_void_alone_changes_nothing(batches: Batches, tmp_path: Path) -> None:
+    network = Net()
+    before = copy_of(network)
+    config = StepConfig(epochs=1, accumulation=3, optimizer="sgd", learning_rate=0.1)
+
+    def loss(frames: Tensor, target: Tensor) -> Tensor:
+        return 0 * network.head.weight.sum()
+
+    with History(tmp_path) as history:
+        step_of(network, config, "seenmask").run(
+            batches, loss, history, QUIET, weight=lambda target: 0.0
+        )
+    assert torch.equal(network.head.weight, before["head.weight"])
+
+
+# early stop -----------------------------------------------------------------------------------
+
+
+def train_with_scores(
+    folder: Path, batches: Batches, scores: list[float], *, early_stop: int, ema: float = 0.0
+) -> tuple[Net, History, list[Tensor]]:
+    """Scores in the order of the epochs, and the weights that were scored."""
+    network, scored = Net(), []
+    values = iter(scores)
+
+    def score(trained: nn.Module) -> float:
+        assert not any(module.training for module in trained.modules())
+        scored.append(trained.get_parameter("head.weight").detach().clone())
+        return next(values)
+
+    config = StepConfig(epochs=8, learning_rate=0.01, early_stop=early_stop, ema=ema)
+    checkpoint = folder / "checkpoint.pt"
+    saved = load_checkpoint(checkpoint) if checkpoint.is_file() else None
+    if saved:
+        network.load_state_dict(saved["network"])
+    with History(folder, saved) as history:
+        step_of(network, config).run(batches, squares(network), history, QUIET, score=score)
+    return network, history, scored
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.6])
+def test_a_step_stops_when_scores_no_longer_rise_and_keeps_the_best_weights(
+    batches: Batches, tmp_path: Path, ema: float
+) -> None:
+    scores = [10.0, 30.0, 20.0, 30.0, 25.0]
+    network, history, scored = train_with_scores(tmp_path, batches, scores, early_stop=3, ema=ema)
+    assert [row["score"] for row in history.rows] == scores  # epoch 2 was best, 5 the third after
+    assert torch.equal(network.head.weight, scored[1])
+    best = load_checkpoint(tmp_path / "best.pt")
+    assert best["best"] == {"epoch": 2, "score": 30.0}
+    assert torch.equal(best["network"]["head.weight"], scored[1])
+    header = (tmp_path / "history.csv").read_text().splitlines()[0]
+    assert header == "step,epoch,loss,learning_rate,images_per_s,score"
+
+
+def test_a_step_that_keeps_rising_is_not_stopped(batches: Batches, tmp_path: Path) -> None:
+    scores = [float(n) for n in range(8)]
+    network, history, scored = train_with_scores(tmp_path, batches, scores, early_stop=1)
+    assert len(history.rows) == 8
+    assert torch.equal(network.head.weight, scored[-1])
+
+
+def test_a_stopped_step_stays_stopped_when_it_is_resumed(batches: Batches, tmp_path: Path) -> None:
+    first, history, _ = train_with_scores(tmp_path, batches, [5.0, 4.0], early_stop=1)
+    content = (tmp_path / "checkpoint.pt").read_bytes()
+    again, resumed, scored = train_with_scores(tmp_path, batches, [], early_stop=1)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == content
+    assert len(history.rows) == len(resumed.rows) == 2
+    assert scored == []
+    assert torch.equal(again.head.weight, first.head.weight)
+
+
+def test_a_score_that_is_no_number_is_refused(batches: Batches, tmp_path: Path) -> None:
+    expected = "step 'embedding' has no validation score: expected a validation split that shows"
+    with pytest.raises(TrainingError, match=expected):
+        train_with_scores(tmp_path, batches, [float("nan")], early_stop=1)
+
+
+def test_without_an_early_stop_nothing_is_scored(batches: Batches, tmp_path: Path) -> None:
+    _, history, scored = train_with_scores(tmp_path, batches, [], early_stop=0)
+    assert len(history.rows) == 8
+    assert scored == []
+    assert not (tmp_path / "best.pt").exists()
+
+
+# checkpoints within an epoch ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("every", "accumulation"), [(1, 1), (2, 1), (1, 2)])
+@pytest.mark.parametrize("stop", [1, 2, 3, 5, 6, 7])
+def test_a_run_that_stops_within_an_epoch_ends_with_the_weights_of_an_unbroken_one(
+    batches: Batches, tmp_path: Path, every: int, accumulation: int, stop: int
+) -> None:
+    config = StepConfig(
+        epochs=2, learning_rate=0.05, ema=0.5, checkpoint_every=every, accumulation=accumulation
+    )
+
+    def go(folder: Path, stop: int | None) -> tuple[Net, History]:
+        folder.mkdir(exist_ok=True)
+        network, calls = Net(), 0
+        path = folder / "checkpoint.pt"
+        saved = load_checkpoint(path) if path.is_file() else None
+        if saved:
+            network.load_state_dict(saved["network"])
+
+        def loss(frames: Tensor, target: Tensor) -> Tensor:
+            nonlocal calls
+            if calls == stop:
+                raise KeyboardInterrupt
+            calls += 1
+            noise = torch.rand(())  # as dropout draws
+            return noise * squares(network)(frames, target)
+
+        with History(folder, saved) as history:
+            step_of(network, config).run(batches, loss, history, QUIET)
+        return network, history
+
+    whole, unbroken = go(tmp_path / "whole", None)
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "broken", stop)
+    resumed, history = go(tmp_path / "broken", None)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
+    losses = [row["loss"] for row in history.rows]
+    assert losses == pytest.approx([row["loss"] for row in unbroken.rows], rel=1e-12)
+
+
+def test_a_checkpoint_within_an_epoch_says_how_far_it_came(
+    batches: Batches, tmp_path: Path
+) -> None:
+    network, seen = Net(), []
+    config = StepConfig(epochs=1, checkpoint_every=3)
+
+    def loss(frames: Tensor, target: Tensor) -> Tensor:
+        path = tmp_path / "checkpoint.pt"
+        seen.append(load_checkpoint(path)["batches"] if path.is_file() else None)
+        return network.head.weight.square().sum()
+
+    with History(tmp_path) as history:
+        step_of(network, config).run(batches, loss, history, QUIET)
+    assert seen == [None, None, None, 3]
+    last = load_checkpoint(tmp_path / "checkpoint.pt")
+    assert (last["batches"], len(last["history"]), len(last["random"])) == (0, 1, 1)
+
+
+# memory ---------------------------------------------------------------------------------------
+
+
+def test_out_of_memory_is_one_line_and_keeps_the_last_checkpoint(
+    batches: Batches, tmp_path: Path
+) -> None:
+    network, calls = Net(), 0
+
+    def loss(frames: Tensor, target: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 6:
+            torch.empty(2**52)  # petabytes: the allocator refuses
+        return network.head.weight.square().sum()
+
+    expected = r"out of memory for a batch of 1 frames of 2 x 2 in step 'embedding'; lower batch_si"
+    with History(tmp_path) as history, pytest.raises(TrainingError, match=expected) as caught:
+        step_of(network, StepConfig(epochs=2)).run(batches, loss, history, QUIET)
+    assert "\n" not in str(caught.value)
+    assert len(load_checkpoint(tmp_path / "checkpoint.pt")["history"]) == 1
+
+
+def test_other_errors_are_not_taken_for_memory(batches: Batches, tmp_path: Path) -> None:
+    def loss(frames: Tensor, target: Tensor) -> Tensor:
+        return torch.zeros(2, 3) @ torch.zeros(2, 3)
+
+    with History(tmp_path) as history, pytest.raises(RuntimeError, match="cannot be multiplied"):
+        step_of(Net(), StepConfig(epochs=1)).run(batches, loss, history, QUIET)
+
+
+# seeds ------------------------------------------------------------------------------------------
 
 
 def test_every_epoch_has_its_own_seed() -> None:

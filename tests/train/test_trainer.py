@@ -2,22 +2,31 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
 import json
+import math
+import os
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from szn_runtime.errors import InputError, TrainingError
+from szn_runtime.labels import LabelSet
+from szn_runtime.sei import segment_grid
 from szn_train.batches import Batches
-from szn_train.checkpoint import load_checkpoint
+from szn_train.checkpoint import load_checkpoint, save_checkpoint
 from szn_train.config import StepConfig, TrainConfig
 from szn_train.evaluate import evaluate
 from szn_train.history import History
+from szn_train.model import upsample
+from szn_train.optimizer import learning_rate
 from szn_train.progress import Progress
 from szn_train.run import Run, open_run
-from szn_train.step import TrainingStep, learning_rate
+from szn_train.step import TrainingStep
 from szn_train.trainer import train
 from tests.train import catalogue
 
@@ -194,8 +203,123 @@ def test_a_checkpoint_of_another_network_is_refused(
     config, run = whole
     (tmp_path / "checkpoint.pt").write_bytes((run.folder / "checkpoint.pt").read_bytes())
     other = dataclasses.replace(config, dim=3)
-    with pytest.raises(TrainingError, match=r"checkpoint\.pt does not fit its config\.json"):
+    expected = r"checkpoint\.pt does not fit its config\.json: got dim 4, expected dim 3; resume wi"
+    with pytest.raises(TrainingError, match=expected):
         train(other, tmp_path, progress=Progress(quiet=True), resume=True)
+    # checkpoints that do not say what wrote them are known by their tensors
+    state = load_checkpoint(tmp_path / "checkpoint.pt")
+    save_checkpoint(tmp_path / "checkpoint.pt", {k: v for k, v in state.items() if k != "config"})
+    with pytest.raises(TrainingError, match=r"checkpoint\.pt does not fit its config\.json$"):
+        train(other, tmp_path, progress=Progress(quiet=True), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "fact"),
+    [({"seed": 9}, "seed"), ({"unseen": ()}, "unseen"), ({"precision": "bf16"}, "precision")],
+)
+def test_a_checkpoint_of_another_configuration_is_refused(
+    whole: tuple[TrainConfig, Run], tmp_path: Path, change: dict[str, Any], fact: str
+) -> None:
+    config, run = whole
+    (tmp_path / "checkpoint.pt").write_bytes((run.folder / "checkpoint.pt").read_bytes())
+    other = dataclasses.replace(config, **change)
+    expected = rf"does not fit its config\.json: got {fact} .*, expected {fact} "
+    with pytest.raises(TrainingError, match=expected) as caught:
+        train(other, tmp_path, progress=Progress(quiet=True), resume=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_data_set_may_move_between_both_halves_of_a_run(
+    whole: tuple[TrainConfig, Run], tmp_path: Path
+) -> None:
+    config, unbroken = whole
+    with pytest.raises(Killed):
+        train(config, tmp_path / "run", progress=KilledAfter(2))
+    moved = dataclasses.replace(config, data=str(catalogue.write_dataset(tmp_path / "moved")))
+    resumed = train(moved, tmp_path / "run", progress=Progress(quiet=True), resume=True)
+    for name, tensor in weights(resumed).items():
+        assert torch.equal(tensor, weights(unbroken)[name]), name
+
+
+def test_a_full_disk_is_one_line_and_loses_no_earlier_checkpoint(
+    whole: tuple[TrainConfig, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, unbroken = whole
+    writes = 0
+
+    def full(descriptor: int) -> None:
+        nonlocal writes
+        writes += 1
+        if (tmp_path / "history.csv").exists():  # the first epoch is on disk
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        expected = r"cannot be written \(No space left on device\); free space; --resume goes on"
+        with pytest.raises(TrainingError, match=expected) as caught:
+            train(config, tmp_path, progress=Progress(quiet=True))
+    assert "\n" not in str(caught.value)
+    assert writes == 6
+    saved = load_checkpoint(tmp_path / "checkpoint.pt")
+    assert [row["epoch"] for row in saved["history"]] == [1]
+    assert list(tmp_path.glob(".*.tmp")) == []
+    resumed = train(config, tmp_path, progress=Progress(quiet=True), resume=True)
+    for name, tensor in weights(resumed).items():
+        assert torch.equal(tensor, weights(unbroken)[name]), name
+
+
+def test_mixed_precision_trains_in_bf16_and_keeps_its_weights_in_fp32(tmp_path: Path) -> None:
+    step = StepConfig(epochs=4, batch_size=3, learning_rate=3e-3)
+    mixed = catalogue.train_tiny(tmp_path / "bf16", precision="bf16", embedding_step=step)
+    plain = catalogue.train_tiny(tmp_path / "fp32", embedding_step=step)
+    assert {t.dtype for t in weights(mixed).values() if t.is_floating_point()} == {torch.float32}
+    losses = []
+    for run in (mixed, plain):
+        with (run.folder / "history.csv").open() as file:
+            losses.append([float(row["loss"]) for row in csv.DictReader(file)])
+    assert losses[0] != losses[1]  # it was another arithmetic
+    np.testing.assert_allclose(losses[0], losses[1], rtol=0.1)
+    assert losses[0][3] < losses[0][0]
+
+
+def test_both_steps_may_stop_early_by_the_validation_split(tmp_path: Path) -> None:
+    step = StepConfig(epochs=3, batch_size=3, learning_rate=1e-3, early_stop=3)
+    run = catalogue.train_tiny(tmp_path, embedding_step=step, seenmask_step=step)
+    with (run.folder / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["embedding"] * 3 + ["seenmask"] * 3
+    assert all(0 <= float(row["score"]) <= 100 for row in rows)
+    best = load_checkpoint(run.folder / "best.pt")
+    assert best["step"] == "seenmask"
+    score = max(float(row["score"]) for row in rows if row["step"] == "seenmask")
+    assert best["best"]["score"] == pytest.approx(score)
+    for name, tensor in best["network"].items():
+        assert torch.equal(weights(run)[name], tensor), name
+
+
+@pytest.mark.slow
+def test_the_thesis_protocol_goes_end_to_end(tmp_path: Path) -> None:
+    recipe = TrainConfig.from_dict({"data": "d", "protocol": "thesis"})
+    one = dataclasses.replace(recipe.embedding_step, epochs=1)
+    run = catalogue.train_tiny(
+        tmp_path, protocol="thesis", backbone="vgg16", padding="caffe", pixels="caffe",
+        head_init="torch", resize=False, loss="cosine", embedding_step=one,
+        seenmask_step=dataclasses.replace(recipe.seenmask_step, epochs=1),
+    )  # fmt: skip
+    info = run.network.backbone.info
+    assert (info.node_offset, info.channel_order, info.std) == (12.5, "bgr", (1.0, 1.0, 1.0))
+    assert evaluate(run, progress=Progress(quiet=True)).images == 4
+
+
+def test_weights_of_another_run_start_a_new_one(tmp_path: Path) -> None:
+    first = catalogue.train_tiny(tmp_path / "first")
+    frozen = StepConfig(epochs=1, batch_size=3, learning_rate=1e-12)
+    again = catalogue.train_tiny(
+        tmp_path / "again", weights=str(first.folder / "model.safetensors"), embedding_step=frozen
+    )
+    for name, value in first.network.named_parameters():
+        if name.startswith("backbone"):
+            torch.testing.assert_close(again.network.get_parameter(name), value)
 
 
 def test_without_train_unseen_there_is_no_second_step(tmp_path: Path) -> None:
@@ -216,7 +340,35 @@ def test_both_sides_of_the_seenmask_can_weigh_the_same(tmp_path: Path) -> None:
     assert bias[0] < bias[1]
 
 
-@pytest.mark.parametrize("loss", ["cosine", "cosine_ce"])
+def test_fcn_s_scores_every_label_and_sei_takes_the_highest(tmp_path: Path) -> None:
+    step = StepConfig(epochs=12, batch_size=3, learning_rate=3e-3)
+    run = catalogue.train_tiny(
+        tmp_path, loss="cross_entropy", embeddings="one-hot", dim=20, embedding_step=step
+    )
+    assert run.config.dim == 5  # the number of labels, whatever was asked for
+    saved = json.loads((run.folder / "config.json").read_text())
+    assert saved["config"]["dim"] == 5
+    np.testing.assert_array_equal(run.space.embeddings, np.eye(5))
+    with (run.folder / "history.csv").open() as file:
+        losses = [float(r["loss"]) for r in csv.DictReader(file) if r["step"] == "embedding"]
+    assert losses[0] == pytest.approx(math.log(3), abs=0.2)  # of the three labels of train_seen
+    assert losses[-1] < 0.7 * losses[0]
+    labels = LabelSet(names=run.space.names, embeddings=run.space.unit, seen=np.ones(5, np.bool_))
+    scores = torch.randn(5, 4, 6, generator=torch.Generator().manual_seed(1))
+    geometry = run.network.geometry
+    found, _ = segment_grid(scores.numpy(), None, labels, geometry=geometry, size_hw=(128, 192))
+    expected = upsample(scores[None], (128, 192), geometry)[0].argmax(dim=0)
+    assert (found == expected.numpy()).all()
+
+
+@pytest.mark.parametrize("loss", ["cosine", "mse", "cosine_ce"])
+def test_one_hot_embeddings_go_with_every_loss(tmp_path: Path, loss: str) -> None:
+    run = catalogue.train_tiny(tmp_path, loss=loss, embeddings="one-hot")
+    assert run.config.dim == 5
+    assert evaluate(run, progress=Progress(quiet=True)).images == 4
+
+
+@pytest.mark.parametrize("loss", ["cosine", "mse", "cosine_ce"])
 def test_the_loss_falls_on_real_photos(data_dir: Path, tmp_path: Path, loss: str) -> None:
     msrc, few = data_dir / "msrc21", tmp_path / "few"
     (few / "splits").mkdir(parents=True)

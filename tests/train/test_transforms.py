@@ -69,6 +69,35 @@ def test_plain_keeps_a_frame_of_the_nominal_size_as_it_is() -> None:
     np.testing.assert_allclose(frame.numpy(), expected, atol=1e-6)
 
 
+@settings(max_examples=20, deadline=None)
+@given(height=sides, width=sides)
+def test_plain_may_leave_frames_at_their_size(height: int, width: int) -> None:
+    rng = np.random.default_rng(height * 97 + width)
+    image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    target = rng.integers(0, 4, (height, width), dtype=np.uint8)
+    frame, labels = plain(preprocess_of(INFO, 320), resize=False)(image, target)
+    np.testing.assert_array_equal(labels[:height, :width].numpy(), target)
+    rgb = image[:, :, ::-1].transpose(2, 0, 1).astype(np.float64)
+    expected = (rgb - np.array(INFO.mean)[:, None, None]) / np.array(INFO.std)[:, None, None]
+    np.testing.assert_allclose(frame[:, :height, :width].numpy(), expected, atol=1e-6)
+    padded = (-(-height // 16) * 16, -(-width // 16) * 16)
+    assert frame.shape[1:] == labels.shape == padded
+    assert (frame[:, height:] == 0).all()
+
+
+def test_augmentation_scales_around_a_frames_own_size() -> None:
+    torch.manual_seed(3)
+    image, mask = catalogue.scene("grass", "sky")  # 48 x 64
+    transform = augmented(preprocess_of(INFO, 1000), (112, 112), resize=False)
+    heights = []
+    for _ in range(20):
+        _, target = transform(image, mask)
+        heights.append(int((target != VOID).any(dim=1).sum()))
+    assert min(heights) >= 36
+    assert max(heights) <= 72
+    assert len(set(heights)) > 5
+
+
 def test_plain_takes_masks_at_pixel_centres() -> None:
     target = np.array([[0, 1, 2, 3], [4, 5, 6, 7]], np.uint8)
     _, labels = plain(preprocess_of(INFO, 8))(np.zeros((2, 4, 3), np.uint8), target)

@@ -18,9 +18,26 @@ from torch import Tensor, nn
 from szn_runtime.errors import TrainingError
 from szn_train.static_padding import make_padding_static
 
-__all__ = ["BACKBONES", "Backbone", "BackboneInfo", "Weights", "create_backbone"]
+__all__ = [
+    "BACKBONES",
+    "STRIDES",
+    "Backbone",
+    "BackboneInfo",
+    "Pixels",
+    "Weights",
+    "create_backbone",
+]
 
 Weights = Literal["imagenet", "none"]
+
+Pixels = Literal["imagenet", "caffe"]
+"""Normalisation of frames: as the backbone's ImageNet weights expect, or as caffe's VGG16 does."""
+
+STRIDES = (32, 16, 8)
+"""Pixels between two nodes that every backbone offers."""
+
+_IMAGENET_MEAN, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # RGB
+_CAFFE_MEAN = (104.00698793, 116.66876762, 122.67891434)  # BGR
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +91,9 @@ class _Lite0Body(nn.Module):
         return features
 
 
-def efficientnet_lite0(*, stride: int, weights: Weights, padding: str) -> Backbone:
+def efficientnet_lite0(
+    *, stride: int, weights: Weights, padding: str, pixels: str = "imagenet"
+) -> Backbone:
     """EfficientNet-Lite0 (Tan and Le 2019, without squeeze-excitation), 1280 channels.
 
     Its last stages are dilated where `stride` is less than 32. TensorFlow's SAME padding is made
@@ -82,14 +101,16 @@ def efficientnet_lite0(*, stride: int, weights: Weights, padding: str) -> Backbo
     [-1, 1].
 
     Raises:
-        TrainingError: If `padding` is not "same", or the weights cannot be had.
+        TrainingError: If `padding` is not "same" or `pixels` not "imagenet", or the weights cannot
+            be had.
     """
     import timm
 
-    if padding != "same":
-        raise TrainingError(
-            "efficientnet_lite0 has one padding", got=repr(padding), expected="'same'"
-        )
+    for name, value, only in (("padding", padding, "same"), ("kind of pixels", pixels, "imagenet")):
+        if value != only:
+            raise TrainingError(
+                f"efficientnet_lite0 has one {name}", got=repr(value), expected=repr(only)
+            )
     network = timm.create_model("tf_efficientnet_lite0", num_classes=0, output_stride=stride)
     if weights == "imagenet":
         _load_lite0_weights(network)
@@ -135,14 +156,17 @@ def _load_lite0_weights(network: nn.Module) -> None:
     network.load_state_dict(target)
 
 
-def vgg16(*, stride: int, weights: Weights, padding: str) -> Backbone:
+def vgg16(*, stride: int, weights: Weights, padding: str, pixels: str = "imagenet") -> Backbone:
     """VGG16 with fc6 and fc7 as convolutions (Long et al. 2015, FCN-32s), 4096 channels.
 
     Args:
-        stride: 32, or 16 with the last pooling at stride 1 and fc6 dilated.
+        stride: 32; 16 with the last pooling at stride 1 and fc6 dilated; or 8 with the last two
+            at stride 1 and conv5 dilated too (as DeepLab, Chen et al. 2015).
         weights: "imagenet" takes torchvision's, fully connected layers included.
         padding: "same": the grid covers the frame, half-pixel aligned. "caffe": the first layer
             padded by 100 and fc6 by nothing, as published FCN checkpoints expect, stride 32 only.
+        pixels: "imagenet": RGB with torchvision's mean and deviation. "caffe": BGR minus caffe's
+            mean, as weights converted from caffe expect; torchvision's are folded to take it.
 
     Raises:
         TrainingError: If the options do not go together, or the weights cannot be downloaded.
@@ -151,8 +175,10 @@ def vgg16(*, stride: int, weights: Weights, padding: str) -> Backbone:
         raise TrainingError(
             "vgg16 cannot be built",
             got=f"padding {padding!r} at stride {stride}",
-            expected="'same' at stride 32 or 16, or 'caffe' at stride 32",
+            expected="'same' at stride 32, 16 or 8, or 'caffe' at stride 32",
         )
+    if pixels not in {"imagenet", "caffe"}:
+        raise TrainingError("pixels of vgg16", got=pixels, expected="imagenet or caffe")
     source = _torchvision_vgg16(weights)
     caffe = padding == "caffe"
     layers: list[nn.Module] = list(source.features)
@@ -161,8 +187,14 @@ def vgg16(*, stride: int, weights: Weights, padding: str) -> Backbone:
     for layer in layers:
         if isinstance(layer, nn.MaxPool2d):
             layer.ceil_mode = caffe  # caffe rounds the size up; the multiple makes it exact else
-    if stride == 16:
-        layers[-1] = nn.MaxPool2d(kernel_size=3, stride=1, padding=1)
+    if stride < 32:
+        layers[30] = nn.MaxPool2d(kernel_size=3, stride=1, padding=1)
+    if stride < 16:
+        layers[23] = nn.MaxPool2d(kernel_size=3, stride=1, padding=1)
+        for position in (24, 26, 28):  # conv5
+            layers[position].dilation = layers[position].padding = (2, 2)
+    if pixels == "caffe" and weights == "imagenet":
+        _fold_caffe_pixels(layers[0])
     dilation = 32 // stride
     fc6 = nn.Conv2d(512, 4096, 7, padding=0 if caffe else 3 * dilation, dilation=dilation)
     fc7 = nn.Conv2d(4096, 4096, 1)
@@ -183,10 +215,25 @@ def vgg16(*, stride: int, weights: Weights, padding: str) -> Backbone:
         # published crop of 19 pixels says the same: 12.5.
         node_offset=12.5 if caffe else (stride - 1) / 2,
         multiple=stride,
-        mean=(123.675, 116.28, 103.53),
-        std=(58.395, 57.12, 57.375),
+        mean=_CAFFE_MEAN if pixels == "caffe" else _IMAGENET_MEAN,
+        std=(1.0, 1.0, 1.0) if pixels == "caffe" else _IMAGENET_STD,
+        channel_order="bgr" if pixels == "caffe" else "rgb",
     )
     return Backbone(body, info)
+
+
+def _fold_caffe_pixels(first: Any) -> None:
+    """Let a convolution that was trained on normalised RGB take BGR minus caffe's mean.
+
+    `w (p - m) / s = (w / s) (p - m') + (w / s) (m' - m)`: exact but where the kernel reaches past
+    the frame, whose zeros stand for another mean there.
+    """
+    with torch.no_grad():
+        std = torch.tensor(_IMAGENET_STD)[:, None, None]  # (3, 1, 1), RGB
+        shift = torch.tensor(_CAFFE_MEAN).flip(0) - torch.tensor(_IMAGENET_MEAN)
+        weight = first.weight / std  # (64, 3, 3, 3)
+        first.bias += (weight * shift[:, None, None]).sum(dim=(1, 2, 3))
+        first.weight.copy_(weight.flip(1))
 
 
 def _torchvision_vgg16(weights: Weights) -> Any:
@@ -212,17 +259,23 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
 
 
 def create_backbone(
-    name: str, *, stride: int = 32, weights: Weights = "imagenet", padding: str = "same"
+    name: str,
+    *,
+    stride: int = 32,
+    weights: Weights = "imagenet",
+    padding: str = "same",
+    pixels: Pixels = "imagenet",
 ) -> Backbone:
     """Build a backbone by name.
 
     Raises:
-        TrainingError: If the name, stride or weights are unknown or cannot be had.
+        TrainingError: If the name or an option is unknown, they do not go together, or the weights
+            cannot be had.
     """
     if name not in BACKBONES:
         raise TrainingError("unknown backbone", got=name, expected=" or ".join(BACKBONES))
-    if stride not in {16, 32}:
-        raise TrainingError(f"stride of {name}", got=stride, expected="32 or 16")
+    if stride not in STRIDES:
+        raise TrainingError(f"stride of {name}", got=stride, expected="32, 16 or 8")
     if weights not in {"imagenet", "none"}:
         raise TrainingError(f"weights of {name}", got=weights, expected="imagenet or none")
-    return BACKBONES[name](stride=stride, weights=weights, padding=padding)
+    return BACKBONES[name](stride=stride, weights=weights, padding=padding, pixels=pixels)

@@ -23,7 +23,10 @@ class Batches:
         split: Its classes; targets are its label indices.
         ids: The images.
         transform: Image and label indices to tensors.
-        batch_size: Images in a batch; the last may have fewer.
+        batch_size: Images in a batch of one process; the last may have fewer.
+        rank: Of this process among those that share the batches.
+        processes: Their number. Each takes its share of `processes * batch_size` images; where
+            fewer are left than processes, some get an image without labels.
     """
 
     def __init__(
@@ -34,23 +37,41 @@ class Batches:
         *,
         transform: Transform,
         batch_size: int,
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
-        self._dataset, self._ids, self._batch_size = dataset, ids, batch_size
+        self._dataset, self._ids = dataset, ids
+        self._rank, self._processes = rank, processes
+        self._together = batch_size * processes
         self._lookup = split.mask_lookup()
         self._transform = transform
 
     def __len__(self) -> int:
-        return math.ceil(len(self._ids) / self._batch_size)
+        return math.ceil(len(self._ids) / self._together)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Frames (N, 3, H, W) float32 and targets (N, H, W) int64."""
-        order = torch.randperm(len(self._ids)).tolist()
-        for start in range(0, len(order), self._batch_size):
-            pairs = []
-            for position in order[start : start + self._batch_size]:
-                image, mask = self._dataset.pair(self._ids[position])
-                pairs.append(self._transform(image, self._lookup[mask]))
-            yield _stack(pairs)
+        yield from self.draw(self.order())
+
+    def order(self) -> list[int]:
+        """A new random order of the images, from torch's generator."""
+        order: list[int] = torch.randperm(len(self._ids)).tolist()
+        return order
+
+    def draw(self, order: list[int], first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of an order from batch `first` on."""
+        for start in range(first * self._together, len(order), self._together):
+            together = order[start : start + self._together]
+            own = together[self._rank :: self._processes]
+            pairs = [self._pair(position) for position in own or together[:1]]
+            frames, targets = _stack(pairs)
+            if not own:
+                targets.fill_(VOID)
+            yield frames, targets
+
+    def _pair(self, position: int) -> tuple[Tensor, Tensor]:
+        image, mask = self._dataset.pair(self._ids[position])
+        return self._transform(image, self._lookup[mask])
 
 
 def _stack(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,7 @@ __all__ = [
 _CHECKPOINT_KEYS = {"step", "network", "optimizer", "average", "history"}
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write beside the file, then rename: readers see the old content or the new, never half."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -82,9 +82,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows with the same keys as a CSV file with a header."""
+    """Rows as a CSV file with a header; a key that a row lacks is left empty."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    keys = dict.fromkeys(key for row in rows for key in row)
+    writer = csv.DictWriter(text, fieldnames=list(keys), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_atomically(path, text.getvalue().encode())
@@ -94,7 +95,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Everything a run needs to go on: weights, optimiser, position, history."""
     content = io.BytesIO()
     torch.save(dict(state), content)
-    write_atomically(path, content.getvalue())
+    write_atomically(path, content.getbuffer())  # no second copy of gigabytes
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -120,7 +121,7 @@ def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     """Weights as safetensors."""
     from safetensors.torch import save
 
-    write_atomically(path, save({name: t.contiguous() for name, t in weights.items()}))
+    write_atomically(path, save({name: t.cpu().contiguous() for name, t in weights.items()}))
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

@@ -31,6 +31,11 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--data", type=_FOLDER, help="Data set folder (images, masks, classes.txt, splits).")
 @click.option("--out", type=_FOLDER, required=True, help="Run folder to write.")
 @click.option("--preset", help="Preset name, or a TOML file; options override it.")
+@click.option(
+    "--protocol",
+    type=click.Choice(["modern", "thesis"]),
+    help="Where the defaults come from.  [default: modern]",
+)
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, with its configuration.")
 @click.option("--unseen", callback=_names, help="The set U, comma separated: no image shows them.")
 @click.option("--train-unseen", callback=_names, help="Classes that teach the seenmask.")
@@ -38,16 +43,32 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--train-split", help="Split to train on.  [default: train]")
 @click.option("--val-split", help="Split to evaluate.  [default: val]")
 @click.option("--backbone", help="efficientnet_lite0 or vgg16.")
-@click.option("--weights", type=click.Choice(["imagenet", "none"]), help="Start of the backbone.")
-@click.option("--stride", type=int, help="Pixels between grid nodes: 32 or 16.")
+@click.option("--weights", help="Start of the backbone: imagenet, none or a file of weights.")
+@click.option("--stride", type=int, help="Pixels between grid nodes: 32, 16 or 8.")
 @click.option("--padding", type=click.Choice(["same", "caffe"]), help="Of vgg16.")
-@click.option("--embeddings", help="glove, an .npz of label embeddings, or a word-vector file.")
+@click.option("--pixels", type=click.Choice(["imagenet", "caffe"]), help="Scale of vgg16's input.")
+@click.option("--embeddings", help="glove, one-hot, an .npz of labels, or a word-vector file.")
 @click.option("--dim", type=int, help="Dimensions of the joint embedding space.")
-@click.option("--loss", type=click.Choice(["cosine", "cosine_ce"]), help="Of the embedding.")
+@click.option(
+    "--loss",
+    type=click.Choice(["cosine", "mse", "cosine_ce", "cross_entropy"]),
+    help="Of the embedding; cross_entropy is FCN-S.",
+)
 @click.option("--long-side", type=int, help="Longer side of a frame, in pixels.")
 @click.option("--epochs", type=int, help="Of the embedding step.")
 @click.option("--batch-size", type=int, help="Of the embedding step.")
+@click.option("--accumulation", type=int, help="Batches a step of the optimiser, in both steps.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    help="bf16, or fp16 on GPUs, is mixed precision.  [default: fp32]",
+)
+@click.option("--early-stop", type=int, help="Epochs without a better score; 0 trains all.")
 @click.option("--learning-rate", type=float, help="Of the embedding step.")
+@click.option(
+    "--optimizer", type=click.Choice(["adam", "adamw", "sgd"]), help="Of the embedding step."
+)
+@click.option("--momentum", type=float, help="Of sgd in the embedding step.")
 @click.option("--seenmask-epochs", type=int, help="Of the seenmask step.")
 @click.option("--seenmask-learning-rate", type=float, help="Of the seenmask step.")
 @click.option("--seed", type=int, help="Of every random choice.")
@@ -86,9 +107,14 @@ def train_main(
     else:
         config = _config(data, preset, given)
     from szn_train.evaluate import evaluate
+    from szn_train.processes import Processes
     from szn_train.trainer import train
 
     run = train(config, out, progress=Progress(quiet=quiet), resume=resume)
+    processes = Processes(config.precision)
+    processes.end()
+    if not processes.is_main:
+        return
     _report(evaluate(run, progress=Progress(quiet=quiet)), out, config.val_split)
     click.echo(f"run written to {out}; next: szn-export {out} -o BUNDLE")
 
@@ -154,11 +180,14 @@ def _config(data: Path | None, preset: str | None, given: dict[str, Any]) -> Tra
     from szn_train.config import TrainConfig, load_preset
 
     values: dict[str, Any] = load_preset(preset) if preset else {}
+    both = {name: given.pop(name, None) for name in ("accumulation", "early_stop")}
     step_options = {
         "embedding_step": {
             "epochs": given.pop("epochs", None),
             "batch_size": given.pop("batch_size", None),
             "learning_rate": given.pop("learning_rate", None),
+            "optimizer": given.pop("optimizer", None),
+            "momentum": given.pop("momentum", None),
         },
         "seenmask_step": {
             "epochs": given.pop("seenmask_epochs", None),
@@ -166,7 +195,7 @@ def _config(data: Path | None, preset: str | None, given: dict[str, Any]) -> Tra
         },
     }
     for step, changes in step_options.items():
-        named = {key: value for key, value in changes.items() if value is not None}
+        named = {key: value for key, value in (changes | both).items() if value is not None}
         values[step] = {**values.get(step, {}), **named}
     values |= given
     if data is not None:
@@ -182,3 +211,7 @@ def _report(result: Evaluation, folder: Path, split: str) -> None:
 
     write_report(result, folder, split)
     print_scores(result, split, Console())
+
+
+if __name__ == "__main__":  # torchrun and accelerate launch start it as a module
+    train_main()

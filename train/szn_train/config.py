@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from szn_runtime.errors import UsageError
+from szn_train.protocol import PROTOCOLS, Protocol, protocol_defaults
 
 __all__ = ["StepConfig", "TrainConfig", "load_preset", "preset_names"]
 
@@ -23,103 +24,150 @@ class StepConfig:
 
     Args:
         epochs: Passes over the step's images.
-        batch_size: Images a step of the optimiser sees.
+        batch_size: Images in a batch, of each process that trains.
+        accumulation: Batches whose gradients make one step of the optimiser.
         learning_rate: Of the optimiser, at its peak.
         head_rate: Factor on the learning rate of the heads, which start from nothing.
-        optimizer: "adam" or "adamw".
+        bias_rate: Factor on the learning rate of parameters of one dimension.
+        optimizer: "adam", "adamw" or "sgd".
+        momentum: Of "sgd".
         weight_decay: Of the optimiser, on weights of two or more dimensions.
         schedule: "constant", or "cosine" with a linear warm-up over `warmup` of the steps.
         warmup: Share of the steps.
         augment: Random scale, crop, flip and colour.
         ema: Decay per optimiser step of the moving average of the weights; 0 is none.
+        early_stop: Epochs without a better score on the validation split after which the step
+            ends; it keeps the best weights. 0 trains all epochs and keeps the last weights.
+        checkpoint_every: Optimiser steps between two checkpoints within an epoch; 0 writes them
+            between epochs alone.
     """
 
     epochs: int
     batch_size: int = 1
+    accumulation: int = 1
     learning_rate: float = 1e-5
     head_rate: float = 1.0
-    optimizer: Literal["adam", "adamw"] = "adam"
+    bias_rate: float = 1.0
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    momentum: float = 0.9
     weight_decay: float = 0.0
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: float = 0.0
     augment: bool = False
     ema: float = 0.0
+    early_stop: int = 0
+    checkpoint_every: int = 0
 
     def __post_init__(self) -> None:
         _check_types(self)
         _check("epochs", self.epochs, self.epochs >= 1, "1 or more")
         _check("batch_size", self.batch_size, self.batch_size >= 1, "1 or more")
+        _check("accumulation", self.accumulation, self.accumulation >= 1, "1 or more")
+        _check("early_stop", self.early_stop, self.early_stop >= 0, "0 or more")
+        _check("checkpoint_every", self.checkpoint_every, self.checkpoint_every >= 0, "0 or more")
         _check("learning_rate", self.learning_rate, _positive(self.learning_rate), "> 0")
         _check("head_rate", self.head_rate, _positive(self.head_rate), "> 0")
+        _check("bias_rate", self.bias_rate, _positive(self.bias_rate), "> 0")
+        _check("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
         _check("weight_decay", self.weight_decay, self.weight_decay >= 0, ">= 0")
         _check("warmup", self.warmup, 0 <= self.warmup < 1, "in [0, 1)")
         _check("ema", self.ema, 0 <= self.ema < 1, "in [0, 1)")
-        _one_of("optimizer", self.optimizer, ("adam", "adamw"))
+        _one_of("optimizer", self.optimizer, ("adam", "adamw", "sgd"))
         _one_of("schedule", self.schedule, ("constant", "cosine"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """A training run. The defaults are the thesis' (section 5), but for the backbone's padding.
+    """A training run. The defaults are the thesis' (section 5), where the protocol makes no others.
 
     Args:
         data: Folder of the data set.
+        protocol: "modern" or "thesis": where `from_dict` takes defaults from.
         train_split: Split that both steps choose their images from.
         val_split: Split that is evaluated.
         void: Classes treated as void.
         train_unseen: Classes that teach the seenmask what unseen looks like.
         unseen: The set U.
         backbone: Key of `szn_train.backbones.BACKBONES`.
-        weights: "imagenet" or "none".
-        stride: Of the feature grid, 32 or 16.
+        weights: "imagenet", "none" or a file of weights (see `szn_train.pretrained`).
+        stride: Of the feature grid, 32, 16 or 8.
         padding: "same", or "caffe" for vgg16.
-        embeddings: Source of the semantic model.
-        dim: Dimensions j of the joint embedding space.
-        loss: "cosine", or "cosine_ce".
+        pixels: "imagenet": RGB, normalised as the backbone's ImageNet weights expect; "caffe", for
+            vgg16: BGR minus caffe's mean, not scaled.
+        head_init: "small" random numbers without bias, or "torch": PyTorch's own for convolutions.
+        embeddings: Source of the semantic model; "one-hot" is the identity, without semantics.
+        dim: Dimensions j of the joint embedding space; training with "one-hot" sets it to the
+            number of labels.
+        loss: "cosine"; "mse", to embeddings divided by the largest norm; "cosine_ce"; or
+            "cross_entropy" of the embedding's own numbers, which makes the model FCN-S.
+        reduction: Over the labelled pixels of an image: "mean" over those of the batch, or their
+            "sum" averaged over the images.
         similarity_scale: Factor on the cosine in "cosine_ce".
         long_side: Frames are resized so that their longer side has this many pixels.
+        resize: False leaves frames at their own size in training and evaluation; bundles still
+            resize to `long_side`.
         crop_hw: Size of the crops that augmentation makes; multiples of the stride.
         balance_seenmask: Weigh seen and unseen pixels equally in the seenmask's loss.
         embedding_step: FCN and embedding head.
         seenmask_step: Seenmask head.
+        precision: "fp32"; "bf16" or, on GPUs, "fp16" for mixed precision.
         seed: Of every random choice.
     """
 
     data: str
+    protocol: Protocol = "modern"
     train_split: str = "train"
     val_split: str = "val"
     void: tuple[str, ...] = ()
     train_unseen: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
     backbone: str = "vgg16"
-    weights: Literal["imagenet", "none"] = "imagenet"
+    weights: str = "imagenet"
     stride: int = 32
     padding: Literal["same", "caffe"] = "same"
+    pixels: Literal["imagenet", "caffe"] = "imagenet"
+    head_init: Literal["small", "torch"] = "small"
     embeddings: str = "glove"
     dim: int = 20
-    loss: Literal["cosine", "cosine_ce"] = "cosine"
+    loss: Literal["cosine", "mse", "cosine_ce", "cross_entropy"] = "cosine"
+    reduction: Literal["mean", "sum"] = "mean"
     similarity_scale: float = 10.0
     long_side: int = 512
+    resize: bool = True
     crop_hw: tuple[int, int] = (320, 320)
     balance_seenmask: bool = False
     embedding_step: StepConfig = field(default_factory=lambda: StepConfig(epochs=30))
     seenmask_step: StepConfig = field(
         default_factory=lambda: StepConfig(epochs=10, learning_rate=1e-3)
     )
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     seed: int = 1337
 
     def __post_init__(self) -> None:
         _check_types(self)
         _check("dim", self.dim, self.dim >= 2, "2 or more")
-        _check("stride", self.stride, self.stride in {16, 32}, "32 or 16")
+        _check("stride", self.stride, self.stride in {8, 16, 32}, "32, 16 or 8")
         _check("long_side", self.long_side, self.long_side >= 32, "32 or more")
         _check("similarity_scale", self.similarity_scale, _positive(self.similarity_scale), "> 0")
         _check("seed", self.seed, 0 <= self.seed < 2**32, "0 to 4294967295")
         fits = all(n > 0 and n % self.stride == 0 for n in self.crop_hw)
         _check("crop_hw", self.crop_hw, fits, f"two multiples of the stride {self.stride}")
-        _one_of("loss", self.loss, ("cosine", "cosine_ce"))
-        _one_of("weights", self.weights, ("imagenet", "none"))
+        _one_of("loss", self.loss, ("cosine", "mse", "cosine_ce", "cross_entropy"))
+        _one_of("reduction", self.reduction, ("mean", "sum"))
+        if self.loss == "cross_entropy" and self.embeddings != "one-hot":
+            raise UsageError(
+                "the loss cross_entropy takes the embedding's numbers as scores of the labels",
+                got=f"embeddings {self.embeddings!r}",
+                expected="'one-hot'",
+                fix="give --embeddings one-hot, or another loss",
+            )
+        named = self.weights in {"imagenet", "none"} or Path(self.weights).suffix != ""
+        _check("weights", self.weights, named, "imagenet or none, or a .pth or .safetensors file")
         _one_of("padding", self.padding, ("same", "caffe"))
+        _one_of("pixels", self.pixels, ("imagenet", "caffe"))
+        _one_of("head_init", self.head_init, ("small", "torch"))
+        _one_of("precision", self.precision, ("fp32", "bf16", "fp16"))
+        _one_of("protocol", self.protocol, PROTOCOLS)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as TOML and JSON hold them."""
@@ -127,7 +175,9 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """Build from the values of a preset and the command line; others keep their defaults.
+        """Build from the values of a preset and the command line.
+
+        Others have the defaults of the protocol that the values name.
 
         Raises:
             UsageError: If a key is unknown, `data` is missing or a value does not fit.
@@ -136,12 +186,14 @@ class TrainConfig:
         if not values.get("data"):
             raise UsageError("no data set is named", fix="give --data DIR")
         defaults = cls(data="")
+        lower = protocol_defaults(values)
         converted: dict[str, Any] = {}
-        for key, value in values.items():
+        for key, value in {**lower, **values}.items():
             if key in _STEPS:
                 _check_table(key, value)
                 _no_others(f"preset [{key}]", value, {item.name for item in fields(StepConfig)})
-                converted[key] = replace(getattr(defaults, key), **value)
+                step = {**lower.get(key, {}), **value}
+                converted[key] = replace(getattr(defaults, key), **step)
             else:
                 converted[key] = tuple(value) if isinstance(value, list) else value
         return cls(**converted)
@@ -203,7 +255,7 @@ _TYPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
 def _check_types(config: StepConfig | TrainConfig) -> None:
     """Refuse the values of a preset that have another type than the field."""
     for item in fields(config):
-        annotation = "str" if str(item.type).startswith("Literal") else str(item.type)
+        annotation = "str" if str(item.type).startswith(("Literal", "Protocol")) else str(item.type)
         expected, fits = _TYPES[annotation]
         value = getattr(config, item.name)
         _check(item.name, value, fits(value), expected)

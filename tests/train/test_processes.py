@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from szn_runtime.errors import TrainingError
+from szn_train.checkpoint import load_checkpoint, load_weights
+from szn_train.config import StepConfig, TrainConfig
+from szn_train.processes import Processes
+from szn_train.progress import Progress
+from szn_train.trainer import train
+from tests.conftest import REPOSITORY
+from tests.train import catalogue
+
+
+def start(*arguments: object, processes: int = 1) -> subprocess.Popen[str]:
+    """`tests.train.worker`, one process or several of gloo."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [sys.executable, *(launcher if processes > 1 else []), "-m", "tests.train.worker"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    paths = [str(REPOSITORY), *sys.path]
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    return subprocess.Popen(
+        [*command, *map(str, arguments)],
+        cwd=REPOSITORY, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=300)
+    return output
+
+
+def write_config(path: Path, root: Path, **changes: Any) -> Path:
+    words = catalogue.write_words(root / "words.txt")
+    path.write_text(json.dumps(catalogue.tiny_config(root / "data", words, **changes).to_dict()))
+    return path
+
+
+# several processes ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five images for the embedding and seven for the seenmask: no batch size divides them."""
+    root = tmp_path_factory.mktemp("data")
+    catalogue.write_dataset(root / "data")
+    split = root / "data" / "splits" / "train.txt"
+    split.write_text(split.read_text().replace("t5\n", ""))
+    return root
+
+
+def steps(batch_size: int, **changes: Any) -> dict[str, Any]:
+    first = StepConfig(
+        epochs=2, batch_size=batch_size, learning_rate=1e-2, optimizer="sgd", momentum=0.9,
+        weight_decay=1e-3, ema=0.5, schedule="cosine", **changes,
+    )  # fmt: skip
+    second = StepConfig(epochs=2, batch_size=batch_size, learning_rate=1e-2, **changes)
+    return {"embedding_step": first, "seenmask_step": second}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("balance", "accumulation", "early_stop"), [(False, 1, 0), (True, 2, 2)])
+def test_two_processes_train_like_one_with_the_doubled_batch(
+    data: Path, tmp_path: Path, balance: bool, accumulation: int, early_stop: int
+) -> None:
+    shared = {"backbone": "plain", "balance_seenmask": balance, "val_split": "train"}
+    changes = {"accumulation": accumulation, "early_stop": early_stop}
+    both = write_config(tmp_path / "two.json", data, **shared, **steps(2, **changes))
+    alone = write_config(tmp_path / "one.json", data, **shared, **steps(4, **changes))
+    running = [
+        start(both, tmp_path / "two", processes=2),
+        start(alone, tmp_path / "one"),
+    ]
+    outputs = [finish(process) for process in running]
+    assert [process.returncode for process in running] == [0, 0], outputs
+    two, one = (load_weights(tmp_path / name / "model.safetensors") for name in ("two", "one"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6, msg=name)
+    rows = [load_checkpoint(tmp_path / name / "checkpoint.pt") for name in ("two", "one")]
+    assert [state["processes"] for state in rows] == [2, 1]
+    for ours, theirs in zip(rows[0]["history"], rows[1]["history"], strict=True):
+        assert ours["epoch"] == theirs["epoch"]
+        assert ours["loss"] > 0
+        assert ours["images_per_s"] > 0
+        if early_stop:
+            assert ours["score"] == pytest.approx(theirs["score"], abs=0.5)
+    # the second process drew from generators of its own
+    assert len(rows[0]["random"]) == 2
+    assert not torch.equal(rows[0]["random"][0]["cpu"], rows[0]["random"][1]["cpu"])
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_two_processes_is_not_resumed_by_one(data: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "two.json", data, backbone="plain", **steps(2))
+    process = start(config, tmp_path / "run", processes=2)
+    assert finish(process)
+    values = TrainConfig.from_dict(json.loads(config.read_text()))
+    expected = "was written by another number of processes: got 1, expected 2; resume with as many"
+    with pytest.raises(TrainingError, match=expected):
+        train(values, tmp_path / "run", progress=Progress(quiet=True), resume=True)
+
+
+# killed ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    catalogue.write_dataset(tmp_path / "data")
+    step = StepConfig(
+        epochs=2, batch_size=2, learning_rate=1e-3, augment=True, ema=0.5, checkpoint_every=1
+    )
+    changes = {"embedding_step": step, "seenmask_step": dataclasses.replace(step, augment=False)}
+    config = write_config(tmp_path / "config.json", tmp_path, **changes)
+    checkpoint = tmp_path / "broken" / "checkpoint.pt"
+    unbroken = start(config, tmp_path / "whole")
+    # checkpoints that each process may see before it is killed
+    for writes, options in ((2, []), (3, ["resume"]), (4, ["resume"])):
+        process = start(config, tmp_path / "broken", *options)
+        seen: set[int] = set()
+        while process.poll() is None and len(seen) < writes:
+            if checkpoint.is_file():
+                seen.add(checkpoint.stat().st_mtime_ns)
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        finish(process)
+        assert process.returncode == -signal.SIGKILL
+        assert not (tmp_path / "broken" / "model.safetensors").exists()
+    last = start(config, tmp_path / "broken", "resume")
+    outputs = [finish(last), finish(unbroken)]
+    assert (last.returncode, unbroken.returncode) == (0, 0), outputs
+    one, other = (load_weights(tmp_path / n / "model.safetensors") for n in ("whole", "broken"))
+    for name, value in one.items():
+        assert torch.equal(other[name], value), name
+    assert [path.name for path in checkpoint.parent.glob(".*.tmp")] == []
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_anew(tmp_path: Path) -> None:
+    run = catalogue.train_tiny(tmp_path)
+    expected = load_weights(run.folder / "model.safetensors")
+    for name in ("checkpoint.pt", "model.safetensors", "history.csv"):
+        (run.folder / name).unlink()
+    (run.folder / ".checkpoint.pt.12.tmp").write_bytes(b"half a checkpoint")
+    again = train(run.config, run.folder, progress=Progress(quiet=True), resume=True)
+    for name, value in expected.items():
+        assert torch.equal(again.network.state_dict()[name], value), name
+    assert not (run.folder / ".checkpoint.pt.12.tmp").exists()
+
+
+# one process ----------------------------------------------------------------------------------
+
+
+def test_one_process_is_the_main_one() -> None:
+    processes = Processes()
+    assert (processes.count, processes.rank, processes.is_main) == (1, 0, True)
+    assert processes.total(1.5, 2.0) == [1.5, 2.0]
+    assert processes.gathered({"a": 1}) == [{"a": 1}]
+    assert processes.scale_state() == {}
+    module = nn.Linear(2, 2)
+    assert processes.shared(module) is module
+    processes.wait()
+
+
+def test_precisions_follow_each_other_in_one_process() -> None:
+    layer = nn.Linear(8, 8)
+    types = []
+    for precision in ("bf16", "fp32", "bf16"):
+        processes = Processes(precision)
+        with processes.autocast():
+            types.append(
+                layer.to(processes.device)(torch.ones(1, 8, device=processes.device)).dtype
+            )
+    assert types == [torch.bfloat16, torch.float32, torch.bfloat16]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 works on GPUs")
+def test_fp16_needs_a_gpu() -> None:
+    with pytest.raises(TrainingError, match="fp16 needs a GPU; train with --precision bf16 or fp3"):
+        Processes("fp16")
+
+
+def test_random_states_come_back() -> None:
+    processes = Processes()
+    saved = processes.random_state()
+    drawn = torch.rand(3)
+    processes.load_random_state(saved)
+    assert torch.equal(torch.rand(3), drawn)
+    expected = "another number of processes: got 1, expected 2; resume with as many"
+    with pytest.raises(TrainingError, match=expected):
+        processes.load_random_state(saved * 2)
+
+
+def test_batch_norm_of_several_gpus_computes_the_same() -> None:
+    from timm.layers import convert_sync_batchnorm
+
+    from szn_train.backbones import create_backbone
+
+    torch.manual_seed(0)
+    backbone = create_backbone("efficientnet_lite0", weights="none").eval()
+    frames = torch.randn(1, 3, 64, 64)
+    names = list(backbone.state_dict())
+    with torch.inference_mode():
+        expected: Tensor = backbone(frames)
+        converted = convert_sync_batchnorm(backbone)
+        assert converted is backbone  # parameters and names stay
+        assert list(backbone.state_dict()) == names
+        torch.testing.assert_close(backbone(frames), expected)
+    assert any(isinstance(m, nn.SyncBatchNorm) for m in backbone.modules())
