@@ -14,7 +14,7 @@ from szn_runtime._cv import cv2
 from szn_runtime.errors import InputError
 from szn_runtime.manifest import Preprocess
 from szn_runtime.preprocess import normalise_into, plan
-from szn_train.datasets import FolderDataset
+from szn_train.datasets import Dataset, open_dataset
 from szn_train.run import Run
 
 __all__ = ["calibration_frames", "gate_data", "photos", "spread"]
@@ -98,13 +98,13 @@ def spread(items: Sequence[_T], count: int) -> list[_T]:
     return [items[int(position)] for position in positions]
 
 
-def _dataset(run: Run, split: str, *, what: str, option: str) -> FolderDataset:
+def _dataset(run: Run, split: str, *, what: str, option: str) -> Dataset:
     if not Path(run.config.data).is_dir():
         raise InputError(
             f"{what} needs real images, and the run's data set {run.config.data} is not there",
             fix=f"give {option} a folder of photos such as the camera will see",
         )
-    return FolderDataset(root=Path(run.config.data), split=split)
+    return open_dataset(run.config, Path(run.config.data), split)
 
 
 def _read(path: Path) -> NDArray[np.uint8]:

@@ -75,3 +75,42 @@ def test_every_class_is_in_one_set_and_the_lookup_agrees_with_the_labels(roles: 
 def test_a_split_that_makes_no_sense_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         ClassSplit(**{"names": NAMES, **values})
+
+
+def test_each_class_has_a_role() -> None:
+    split = ClassSplit(names=NAMES, void=("rock",), train_unseen=("boat",), unseen=("sheep",))
+    roles = [split.role(name) for name in NAMES]
+    assert roles == ["train_seen", "train_seen", "train_seen", "train_unseen", "U", "void"]
+
+
+@given(st.integers(2, 30), st.data())
+def test_train_unseen_is_drawn_from_the_seen_classes(classes: int, data: st.DataObject) -> None:
+    names = ("background", *(f"class {number}" for number in range(classes + 2)))
+    split = ClassSplit(
+        names=names, void=("class 0",), train_unseen=("class 2",), unseen=("class 1",)
+    )
+    seed = data.draw(st.integers(0, 2**32 - 1))
+    count = data.draw(st.integers(1, classes - 1))
+    drawn = split.with_random_train_unseen(count, seed)
+    assert drawn == split.with_random_train_unseen(count, seed)
+    assert len(set(drawn.train_unseen)) == count
+    assert not set(drawn.train_unseen) & {"background", "class 0", "class 1"}
+    assert (drawn.void, drawn.unseen) == (split.void, split.unseen)
+    assert list(drawn.train_unseen) == [n for n in names if n in drawn.train_unseen]
+    # a sweep over the size adds classes to those of the smaller draws
+    if count > 1:
+        smaller = split.with_random_train_unseen(count - 1, seed)
+        assert set(smaller.train_unseen) < set(drawn.train_unseen)
+
+
+def test_draws_differ_from_seed_to_seed() -> None:
+    split = ClassSplit(names=tuple(f"class {number}" for number in range(20)))
+    assert len({split.with_random_train_unseen(3, seed).train_unseen for seed in range(20)}) > 10
+
+
+@pytest.mark.parametrize("count", [0, 4, 9])
+def test_some_class_must_stay_seen(count: int) -> None:
+    split = ClassSplit(names=("background", *NAMES), void=("rock",), unseen=("sheep",))
+    expected = f"draw for train_unseen: got {count}, expected 1 to 3 of the 4 seen classes"
+    with pytest.raises(InputError, match=expected):
+        split.with_random_train_unseen(count, 1)

@@ -10,9 +10,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from szn_train.checkpoint import read_json
+from szn_train.classes import ClassSplit
 from szn_train.cli import eval_main, train_main
 from szn_train.config import TrainConfig, load_preset, preset_names
-from tests.train import catalogue
+from szn_train.datasets.voc import VOC_CLASSES
+from tests.train import catalogue, trees
 
 
 def run_train(*arguments: object) -> Result:
@@ -119,11 +121,19 @@ def test_options_of_the_embedding_step_reach_its_optimiser(tmp_path: Path, prese
     [
         (["--data", "nowhere"], 1, "no data set at nowhere"),
         ([], 2, "no data set is named; give --data DIR"),
-        (["--data", "nowhere", "--preset", "huge"], 2, "no preset 'huge': expected szn-mini"),
+        (
+            ["--data", "nowhere", "--preset", "huge"],
+            2,
+            "no preset 'huge': expected camvid, context-31-2-2, ",
+        ),
         (["--data", "nowhere", "--dim", "1"], 2, "dim: got 1, expected 2 or more"),
         (["--data", "nowhere", "--stride", "12"], 2, "stride: got 12, expected 32, 16 or 8"),
         (["--resume", "--seed", "3"], 2, "--resume goes on with the run's own configuration"),
         (["--resume"], 1, "is not a run folder"),
+        (["--resume", "--random-train-unseen", "2"], 2, "got --random-train-unseen; give"),
+        (["--resume", "--drop-void"], 2, "got --drop-void; give"),
+        (["--data", "d", "--contact-sheet", "s.png"], 2, "drawn by --check-data; give both"),
+        (["--data", "d", "--dataset", "voc"], 1, "no data set at d: expected a folder"),
     ],
 )
 def test_bad_options(tmp_path: Path, arguments: list[str], code: int, message: str) -> None:
@@ -236,3 +246,95 @@ def test_an_unknown_key_of_a_preset(tmp_path: Path) -> None:
     result = run_train("--data", tmp_path, "--preset", path, "--out", tmp_path / "run")
     assert result.exit_code == 2
     assert "unknown key 'strides'" in one_line(result)
+
+
+def test_a_run_without_a_folder_is_refused() -> None:
+    result = run_train("--data", "d")
+    assert result.exit_code == 2
+    assert "no run folder is named; give --out DIR" in one_line(result)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--unseen", "sheep,boat"], "class 'boat' is in train_unseen and in unseen"),
+        (["--unseen", "sheep,grass,sky"], "split 'train' of .* leaves no image for the embedding"),
+        (["--void", ""], "label 'gizmo': 'gizmo' is not in words.txt; use another word"),
+    ],
+)
+@pytest.mark.parametrize("check", [True, False])
+def test_classes_that_cannot_be_trained_are_one_line(
+    tmp_path: Path, preset: Path, arguments: list[str], message: str, check: bool
+) -> None:
+    data = catalogue.write_dataset(tmp_path / "data", classes=(*catalogue.CLASSES[:5], "gizmo"))
+    void = [] if "--void" in arguments else ["--void", "gizmo"]
+    purpose = ["--check-data"] if check else ["--out", tmp_path / "run"]
+    result = run_train("--data", data, "--preset", preset, *void, *arguments, *purpose)
+    assert result.exit_code == 1
+    assert re.search(message, one_line(result))
+    assert not (tmp_path / "run").exists()
+
+
+def test_random_train_unseen_is_drawn_printed_and_stored(tmp_path: Path, preset: Path) -> None:
+    data = catalogue.write_dataset(tmp_path / "data")
+    out = tmp_path / "run"
+    arguments = ["--data", data, "--preset", preset, "--out", out, "--epochs", 1, "--seed", 3]
+    result = CliRunner().invoke(
+        train_main, [*map(str, arguments), "--random-train-unseen", "1", "--unseen", "sheep"]
+    )
+    split = ClassSplit(names=catalogue.CLASSES, void=("rock",), unseen=("sheep",))
+    drawn = split.with_random_train_unseen(1, 3).train_unseen
+    assert f"train_unseen, drawn with seed 3: {drawn[0]}" in result.stderr
+    assert result.exit_code == 0, result.output
+    assert read_json(out / "config.json")["config"]["train_unseen"] == list(drawn)
+
+
+def test_random_and_named_train_unseen_exclude_each_other(tmp_path: Path, preset: Path) -> None:
+    data = catalogue.write_dataset(tmp_path / "data")
+    result = run_train(
+        "--data", data, "--preset", preset, "--out", tmp_path / "run",
+        "--train-unseen", "boat", "--random-train-unseen", 1,
+    )  # fmt: skip
+    assert result.exit_code == 2
+    assert "--train-unseen and --random-train-unseen exclude each other" in one_line(result)
+    result = run_train(
+        "--data", data, "--preset", preset, "--out", tmp_path / "run", "--random-train-unseen", 9
+    )
+    assert result.exit_code == 1
+    assert "expected 1 to 3 of the 4 seen classes" in one_line(result)
+
+
+def test_check_data_prints_what_is_there(tmp_path: Path, preset: Path) -> None:
+    data = catalogue.write_dataset(tmp_path / "data")
+    sheet = tmp_path / "sheet.png"
+    result = run_train("--data", data, "--preset", preset, "--check-data", "--contact-sheet", sheet)
+    assert result.exit_code == 0, result.output
+    assert "seenmask: 8 images kept; dropped 2 with a class of U" in result.output
+    assert "train_unseen" in result.output
+    assert result.output.splitlines()[-1] == "no problem that would end a training run"
+    assert sheet.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_check_data_lists_all_and_ends_with_the_first_fatal_problem(
+    tmp_path: Path, preset: Path
+) -> None:
+    data = catalogue.write_dataset(tmp_path / "data")
+    damage_image(data)
+    (data / "masks" / "v1.png").unlink()
+    result = run_train("--data", data, "--preset", preset, "--check-data")
+    assert result.exit_code == 1
+    assert "t2.png is not an image that OpenCV decodes" in one_line(result)
+    assert "v1.png is missing" in result.stdout
+    assert "class 'cow' is in 4 images of split 'train' only" in result.stdout
+
+
+def test_voc_from_the_command_line(tmp_path: Path) -> None:
+    root = trees.write_voc_sbd(tmp_path / "pascal")
+    words = tmp_path / "words.txt"
+    words.write_text("".join(f"{n} {i % 3} {i % 5} {i}\n" for i, n in enumerate(VOC_CLASSES, 1)))
+    result = run_train(
+        "--data", root, "--preset", "thesis,voc-17-2-2", "--embeddings", words, "--dim", 3,
+        "--check-data",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "classes (17, 2, 2), 10 images" in result.output

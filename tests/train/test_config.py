@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from szn_runtime.errors import UsageError
-from szn_train.config import StepConfig, TrainConfig, load_preset, preset_names
-from szn_train.run import build_network
+from szn_train.config import StepConfig, TrainConfig, load_preset, load_presets, preset_names
+from szn_train.datasets.context import CONTEXT_CLASSES
+from szn_train.datasets.voc import VOC_CLASSES
+from szn_train.run import build_network, class_split
 
 # checks ---------------------------------------------------------------------------------------
 
@@ -70,6 +72,8 @@ def test_a_step_that_makes_no_sense_is_refused(key: str, bad: Any, expected: str
         ("precision", "int8", "fp32 or bf16 or fp16"),
         ("protocol", "classic", "modern or thesis"),
         ("resize", "no", "true or false"),
+        ("dataset", "coco", "folder or voc or context"),
+        ("drop_void", 1, "true or false"),
         ("padding", "valid", "same or caffe"),
         ("dim", "20", "an integer"),
         ("crop_hw", ("a", "b"), "a list of two integers"),
@@ -154,7 +158,10 @@ def test_a_step_keeps_the_defaults_that_a_preset_does_not_name() -> None:
 
 
 def test_the_presets_are_named() -> None:
-    assert preset_names() == ("szn-mini", "thesis")
+    assert set(preset_names()) >= {
+        "szn-mini", "thesis", "voc-21-0-0", "voc-9-2-10", "voc-17-2-2", "context-33-0-0",
+        "context-31-2-2", "msrc-17-2-2", "camvid",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -189,7 +196,9 @@ def test_a_preset_may_be_a_file(tmp_path: Path) -> None:
 
 
 def test_an_unknown_preset_names_those_there_are() -> None:
-    with pytest.raises(UsageError, match=r"no preset 'szn-maxi': expected szn-mini, thesis, or a"):
+    with pytest.raises(
+        UsageError, match=r"no preset 'szn-maxi': expected .*szn-mini, thesis, .*or a"
+    ):
         load_preset("szn-maxi")
     with pytest.raises(UsageError, match=r"no preset 'nowhere\.toml'"):
         load_preset("nowhere.toml")
@@ -201,3 +210,69 @@ def test_a_preset_that_is_no_toml_is_refused(tmp_path: Path, content: bytes) -> 
     path.write_bytes(content)
     with pytest.raises(UsageError, match=r"preset .*mine\.toml is not TOML"):
         load_preset(str(path))
+
+
+MSRC_CLASSES = (
+    "building", "grass", "tree", "cow", "horse", "sheep", "sky", "mountain", "aeroplane", "water",
+    "face", "car", "bicycle", "flower", "sign", "bird", "book", "chair", "road", "cat", "dog",
+    "body", "boat",
+)  # fmt: skip
+CAMVID_CLASSES = (
+    "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian",
+    "bicyclist",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "sizes"),
+    [
+        ("voc-21-0-0", VOC_CLASSES, (21, 0, 0)),
+        ("voc-9-2-10", VOC_CLASSES, (9, 2, 10)),
+        ("voc-17-2-2", VOC_CLASSES, (17, 2, 2)),
+        ("context-33-0-0", CONTEXT_CLASSES, (33, 0, 0)),
+        ("context-31-2-2", CONTEXT_CLASSES, (29, 2, 2)),  # the thesis counts train_unseen twice
+        ("msrc-17-2-2", MSRC_CLASSES, (17, 2, 2)),
+        ("camvid", CAMVID_CLASSES, (11, 0, 0)),
+    ],
+)
+def test_the_presets_split_the_classes_as_their_names_say(
+    name: str, classes: tuple[str, ...], sizes: tuple[int, int, int]
+) -> None:
+    config = TrainConfig.from_dict({**load_preset(name), "data": "d"})
+    assert class_split(config, classes).sizes == sizes
+    assert config.dataset == {"voc": "voc", "con": "context"}.get(name[:3], "folder")
+
+
+def test_the_voc_and_context_splits_are_the_thesis() -> None:
+    def indices(name: str, classes: tuple[str, ...]) -> tuple[list[int], list[int]]:
+        values = load_preset(name)
+        return (
+            [classes.index(c) for c in values["train_unseen"]],
+            [classes.index(c) for c in values["unseen"]],
+        )
+
+    ten = [6, 7, 10, 14, 15, 16, 17, 18, 19, 20]
+    assert indices("voc-9-2-10", VOC_CLASSES) == ([1, 13], ten)
+    assert indices("voc-17-2-2", VOC_CLASSES) == ([1, 13], [17, 19])
+    assert indices("context-31-2-2", CONTEXT_CLASSES) == ([0, 12], [16, 18])
+
+
+def test_presets_combine_and_the_later_one_wins() -> None:
+    values = load_presets("voc-17-2-2, thesis")
+    config = TrainConfig.from_dict({**values, "data": "d"})
+    assert (config.dataset, config.unseen) == ("voc", ("sheep", "train"))
+    assert (config.backbone, config.stride, config.loss) == ("vgg16", 32, "cosine")
+    assert (config.embedding_step.epochs, config.embedding_step.learning_rate) == (30, 1e-5)
+    other_way_round = load_presets("thesis,voc-17-2-2")
+    assert other_way_round["backbone"] == "efficientnet_lite0"
+    assert other_way_round["embedding_step"]["learning_rate"] == 3e-4
+    assert load_presets("thesis") == load_preset("thesis")
+    with pytest.raises(UsageError, match="no preset 'vok'"):
+        load_presets("thesis,vok")
+
+
+def test_steps_of_combined_presets_are_merged_key_by_key(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text("[embedding_step]\nepochs = 3\nbatch_size = 2\n")
+    (tmp_path / "b.toml").write_text("dim = 5\n[embedding_step]\nepochs = 9\n")
+    values = load_presets(f"{tmp_path / 'a.toml'},{tmp_path / 'b.toml'}")
+    assert values == {"dim": 5, "embedding_step": {"epochs": 9, "batch_size": 2}}

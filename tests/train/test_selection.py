@@ -7,7 +7,7 @@ import pytest
 
 from szn_runtime.errors import InputError
 from szn_train.classes import ClassSplit
-from szn_train.datasets import FolderDataset, Selection, select
+from szn_train.datasets import FolderDataset, Selection, VoidFreeDataset, select
 from tests.train import catalogue
 from tests.train.catalogue import CLASSES, SCENES, SPLIT, Pair
 
@@ -45,6 +45,7 @@ def test_pixels_are_counted_over_the_whole_split(train_set: FolderDataset) -> No
         "seenmask_images": 8,
         "dropped_unseen": 2,
         "dropped_empty": 0,
+        "dropped_void": 0,
         "pixels": expected,
     }
 
@@ -109,3 +110,41 @@ def test_bad_data_is_found_even_in_images_that_would_be_dropped(tmp_path: Path) 
     wrong = np.full((10, 12), CLASSES.index("sheep"), np.uint8)
     with pytest.raises(InputError, match="image and mask 'bad' differ in size"):
         chosen(tmp_path, SPLIT, good=catalogue.scene("grass"), bad=(image, wrong))
+
+
+def test_the_console_says_what_was_kept_and_dropped(train_set: FolderDataset) -> None:
+    selection = select(train_set, SPLIT)
+    classes, embedding, seenmask, *pixels = selection.lines(SPLIT)
+    assert classes == "classes (3, 1, 1), 10 images"
+    assert embedding == (
+        "embedding: 6 images kept; dropped 2 with a class of U, 2 with one of train_unseen, "
+        "0 all void"
+    )
+    assert seenmask == "seenmask: 8 images kept; dropped 2 with a class of U, 0 all void"
+    assert [line.split()[0] for line in pixels] == list(SPLIT.labels)
+    assert [line.split()[-1] for line in pixels] == [*["train_seen"] * 3, "train_unseen", "U"]
+    counts = [int(line.split()[1].replace(",", "")) for line in pixels]
+    assert counts == selection.pixels.tolist()
+    shares = [float(line.split()[3]) for line in pixels]
+    assert sum(shares) == pytest.approx(100, abs=0.3)
+
+
+def test_without_train_unseen_the_seenmask_is_not_trained(tmp_path: Path) -> None:
+    split = ClassSplit(names=CLASSES, unseen=("sheep",))
+    lines = chosen(tmp_path, split, a=catalogue.scene("grass", "boat")).lines(split)
+    assert lines[2] == "seenmask: not trained, as train_unseen is empty"
+
+
+def test_images_that_a_data_set_dropped_for_void_are_counted(tmp_path: Path) -> None:
+    image, mask = catalogue.scene("grass", "sky")
+    holed = mask.copy()
+    holed[3, 3] = 255
+    root = catalogue.write_dataset(
+        tmp_path / "data", {"train": {"a": (image, mask), "b": (image, holed)}}
+    )
+    dataset = VoidFreeDataset(dataset=FolderDataset(root=root, split="train"))
+    split = ClassSplit(names=CLASSES)
+    selection = select(dataset, split)
+    assert selection.embedding_ids == ("a",)
+    assert selection.dropped_void == 1
+    assert selection.lines(split)[0] == "classes (6, 0, 0), 2 images, 1 dropped for void pixels"

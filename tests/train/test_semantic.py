@@ -50,6 +50,22 @@ def test_a_name_of_several_words_is_their_mean(words: WordVectors, name: str) ->
     np.testing.assert_allclose(words.vector(name), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "spelt"),
+    [("diningtable", "dining table"), ("tvmonitor", "tv monitor"), ("PottedPlant", "potted plant")],
+)
+def test_vocs_compounds_are_the_mean_of_their_words(name: str, spelt: str) -> None:
+    words = ("dining", "table", "tv", "monitor", "potted", "plant")
+    vocabulary = WordVectors(source="tiny", words=words, vectors=np.eye(6, dtype=np.float32))
+    np.testing.assert_array_equal(vocabulary.vector(name), vocabulary.vector(spelt))
+    assert vocabulary.vector(name).sum() == 1
+    # a vocabulary that has the compound is right
+    whole = WordVectors(
+        source="tiny", words=(*words, name.lower()), vectors=np.eye(7, dtype=np.float32)
+    )
+    assert whole.vector(name)[6] == 1
+
+
 def test_a_name_that_the_vocabulary_holds_whole_is_taken_whole() -> None:
     vectors = np.eye(4, dtype=np.float32)
     words = WordVectors(

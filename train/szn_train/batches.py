@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from szn_train.classes import VOID, ClassSplit
-from szn_train.datasets import FolderDataset
+from szn_train.datasets import Dataset
 from szn_train.transforms import Transform
 
 __all__ = ["Batches"]
@@ -31,7 +31,7 @@ class Batches:
 
     def __init__(
         self,
-        dataset: FolderDataset,
+        dataset: Dataset,
         split: ClassSplit,
         ids: tuple[str, ...],
         *,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 import numpy as np
@@ -79,6 +79,39 @@ class ClassSplit:
     def sizes(self) -> tuple[int, int, int]:
         """The thesis' tuple of a split: (|train_seen|, |train_unseen|, |U|)."""
         return len(self.train_seen), len(self.train_unseen), len(self.unseen)
+
+    def role(self, name: str) -> str:
+        """The set that a class is in: "void", "train_seen", "train_unseen" or "U"."""
+        for role, members in (
+            ("void", self.void),
+            ("train_unseen", self.train_unseen),
+            ("U", self.unseen),
+        ):
+            if name in members:
+                return role
+        return "train_seen"
+
+    def with_random_train_unseen(self, count: int, seed: int) -> ClassSplit:
+        """The same split with `count` seen classes, drawn at random, as train_unseen.
+
+        With one seed the classes of a smaller draw are among those of a larger one, so that a
+        sweep over the size compares like with like. "background" is never drawn: it is in nearly
+        every image, and none would be left for the embedding.
+
+        Raises:
+            InputError: If not even one class would stay in train_seen.
+        """
+        candidates = [n for n in self.names if n in self.train_seen + self.train_unseen]
+        candidates = [name for name in candidates if name != "background"]
+        if not 1 <= count < len(candidates):
+            raise InputError(
+                "number of classes to draw for train_unseen",
+                got=count,
+                expected=f"1 to {len(candidates) - 1} of the {len(candidates)} seen classes",
+            )
+        order = np.random.default_rng(seed).permutation(len(candidates))[:count]
+        drawn = tuple(candidates[position] for position in sorted(order.tolist()))
+        return replace(self, train_unseen=drawn)
 
     def indices(self, names: tuple[str, ...]) -> NDArray[np.int64]:
         """Label indices of some label names."""

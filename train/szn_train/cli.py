@@ -28,9 +28,15 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 @click.command("szn-train", cls=Command, context_settings={"max_content_width": 100})
-@click.option("--data", type=_FOLDER, help="Data set folder (images, masks, classes.txt, splits).")
-@click.option("--out", type=_FOLDER, required=True, help="Run folder to write.")
-@click.option("--preset", help="Preset name, or a TOML file; options override it.")
+@click.option("--data", type=_FOLDER, help="Data set folder.")
+@click.option(
+    "--dataset",
+    type=click.Choice(["folder", "voc", "context"]),
+    help="What --data holds: images, masks, classes.txt and splits; PASCAL VOC with SBD; "
+    "PASCAL-Context.  [default: folder]",
+)
+@click.option("--out", type=_FOLDER, help="Run folder to write.")
+@click.option("--preset", help="Preset names or TOML files, comma separated; options override.")
 @click.option(
     "--protocol",
     type=click.Choice(["modern", "thesis"]),
@@ -39,7 +45,22 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, with its configuration.")
 @click.option("--unseen", callback=_names, help="The set U, comma separated: no image shows them.")
 @click.option("--train-unseen", callback=_names, help="Classes that teach the seenmask.")
+@click.option(
+    "--random-train-unseen",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Draw train_unseen from the seen classes, with --seed.",
+)
 @click.option("--void", callback=_names, help="Classes treated as void.")
+@click.option(
+    "--drop-void", is_flag=True, default=None, help="Leave out every image with a void pixel."
+)
+@click.option("--check-data", is_flag=True, help="Only check --data, and print what is in it.")
+@click.option(
+    "--contact-sheet",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="With --check-data: images beside their masks, as a PNG.",
+)
 @click.option("--train-split", help="Split to train on.  [default: train]")
 @click.option("--val-split", help="Split to evaluate.  [default: val]")
 @click.option("--backbone", help="efficientnet_lite0 or vgg16.")
@@ -76,9 +97,12 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--quiet", is_flag=True, help="No progress.")
 def train_main(
     data: Path | None,
-    out: Path,
+    out: Path | None,
     preset: str | None,
     resume: bool,
+    random_train_unseen: int | None,
+    check_data: bool,
+    contact_sheet: Path | None,
     threads: int | None,
     quiet: bool,
     **options: Any,
@@ -93,7 +117,18 @@ def train_main(
 
     _set_threads(threads)
     given = {key: value for key, value in options.items() if value is not None}
+    if contact_sheet is not None and not check_data:
+        raise UsageError("--contact-sheet is drawn by --check-data", fix="give both")
+    if check_data:
+        config = _config(data, preset, given)
+        config = _with_random_train_unseen(config, random_train_unseen, given, quiet)
+        _check_data(config, contact_sheet, quiet)
+        return
+    if out is None:
+        raise UsageError("no run folder is named", fix="give --out DIR")
     if resume:
+        if random_train_unseen is not None:
+            given["random_train_unseen"] = random_train_unseen
         if given or preset or data:
             raise UsageError(
                 "--resume goes on with the run's own configuration",
@@ -106,6 +141,7 @@ def train_main(
         config, _ = saved_config(out)
     else:
         config = _config(data, preset, given)
+        config = _with_random_train_unseen(config, random_train_unseen, given, quiet)
     from szn_train.evaluate import evaluate
     from szn_train.processes import Processes
     from szn_train.trainer import train
@@ -177,9 +213,9 @@ def _set_threads(threads: int | None) -> None:
 
 def _config(data: Path | None, preset: str | None, given: dict[str, Any]) -> TrainConfig:
     """Defaults, then the preset, then the options."""
-    from szn_train.config import TrainConfig, load_preset
+    from szn_train.config import TrainConfig, load_presets
 
-    values: dict[str, Any] = load_preset(preset) if preset else {}
+    values: dict[str, Any] = load_presets(preset) if preset else {}
     both = {name: given.pop(name, None) for name in ("accumulation", "early_stop")}
     step_options = {
         "embedding_step": {
@@ -201,6 +237,49 @@ def _config(data: Path | None, preset: str | None, given: dict[str, Any]) -> Tra
     if data is not None:
         values["data"] = str(data)
     return TrainConfig.from_dict(values)
+
+
+def _with_random_train_unseen(
+    config: TrainConfig, count: int | None, given: dict[str, Any], quiet: bool
+) -> TrainConfig:
+    """The configuration with `count` seen classes of its data set as train_unseen."""
+    if count is None:
+        return config
+    if "train_unseen" in given:
+        raise UsageError("--train-unseen and --random-train-unseen exclude each other")
+    from dataclasses import replace
+
+    from szn_train.datasets import open_dataset
+    from szn_train.progress import Progress
+    from szn_train.run import class_split
+
+    names = open_dataset(config, Path(config.data), config.train_split).class_names
+    drawn = class_split(config, names).with_random_train_unseen(count, config.seed).train_unseen
+    Progress(quiet=quiet).line(f"train_unseen, drawn with seed {config.seed}: {', '.join(drawn)}")
+    return replace(config, train_unseen=drawn)
+
+
+def _check_data(config: TrainConfig, contact_sheet: Path | None, quiet: bool) -> None:
+    """Print what a configuration's data holds; the first fatal problem ends the command."""
+    from rich.console import Console
+
+    from szn_train.datasets.check import check_data
+    from szn_train.datasets.contact_sheet import write_contact_sheet
+    from szn_train.progress import Progress
+
+    report = check_data(config, progress=Progress(quiet=quiet))
+    console = Console()
+    for table in report.tables():
+        console.print(table)
+    for line in (*report.chosen, *map(str, report.fatal[1:]), *report.notes):
+        click.echo(line)
+    if contact_sheet is not None and report.contents:
+        content = report.contents[0]
+        write_contact_sheet(contact_sheet, content.dataset, tuple(content.counts))
+        click.echo(f"contact sheet written to {contact_sheet}")
+    if report.fatal:
+        raise report.fatal[0]
+    click.echo("no problem that would end a training run")
 
 
 def _report(result: Evaluation, folder: Path, split: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from szn_runtime.errors import UsageError
 from szn_train.protocol import PROTOCOLS, Protocol, protocol_defaults
 
-__all__ = ["StepConfig", "TrainConfig", "load_preset", "preset_names"]
+__all__ = ["StepConfig", "TrainConfig", "load_preset", "load_presets", "preset_names"]
 
 _STEPS = ("embedding_step", "seenmask_step")
 
@@ -83,6 +83,9 @@ class TrainConfig:
     Args:
         data: Folder of the data set.
         protocol: "modern" or "thesis": where `from_dict` takes defaults from.
+        dataset: What the folder holds: "folder" (SZN's own format), "voc" or "context".
+        drop_void: Leave out every image with a void pixel, as the thesis' code does with
+            PASCAL-Context.
         train_split: Split that both steps choose their images from.
         val_split: Split that is evaluated.
         void: Classes treated as void.
@@ -116,6 +119,8 @@ class TrainConfig:
 
     data: str
     protocol: Protocol = "modern"
+    dataset: Literal["folder", "voc", "context"] = "folder"
+    drop_void: bool = False
     train_split: str = "train"
     val_split: str = "val"
     void: tuple[str, ...] = ()
@@ -152,6 +157,7 @@ class TrainConfig:
         _check("seed", self.seed, 0 <= self.seed < 2**32, "0 to 4294967295")
         fits = all(n > 0 and n % self.stride == 0 for n in self.crop_hw)
         _check("crop_hw", self.crop_hw, fits, f"two multiples of the stride {self.stride}")
+        _one_of("dataset", self.dataset, ("folder", "voc", "context"))
         _one_of("loss", self.loss, ("cosine", "mse", "cosine_ce", "cross_entropy"))
         _one_of("reduction", self.reduction, ("mean", "sum"))
         if self.loss == "cross_entropy" and self.embeddings != "one-hot":
@@ -227,6 +233,23 @@ def load_preset(name: str) -> dict[str, Any]:
         raise UsageError(f"preset {name} is not TOML ({error})") from error
     for step in _STEPS:
         _check_table(step, values.get(step, {}))
+    return values
+
+
+def load_presets(names: str) -> dict[str, Any]:
+    """Read several presets, comma separated; what a later one names replaces the earlier ones'.
+
+    So `thesis,voc-17-2-2` is the training of the one with the classes of the other, where both
+    set something the second wins.
+
+    Raises:
+        UsageError: As `load_preset`.
+    """
+    values: dict[str, Any] = {}
+    for name in names.split(","):
+        added = load_preset(name.strip())
+        steps = {step: {**values.get(step, {}), **added.get(step, {})} for step in _STEPS}
+        values |= added | {step: table for step, table in steps.items() if table}
     return values
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from szn_runtime.errors import InputError, TrainingError
 from szn_train.checkpoint import read_json
 from szn_train.classes import VOID, ClassSplit
-from szn_train.datasets import FolderDataset
+from szn_train.datasets import Dataset, open_dataset
 from szn_train.decisions import Predictor
 from szn_train.metrics import (
     Mode,
@@ -195,9 +195,7 @@ def evaluate(
     )
 
 
-def open_split(
-    run: Run, *, split_name: str | None = None, data: Path | None = None
-) -> FolderDataset:
+def open_split(run: Run, *, split_name: str | None = None, data: Path | None = None) -> Dataset:
     """The data that a run is evaluated on.
 
     Args:
@@ -208,8 +206,8 @@ def open_split(
     Raises:
         InputError: If the data cannot be used or has other classes than the run.
     """
-    dataset = FolderDataset(
-        root=data or Path(run.config.data), split=split_name or run.config.val_split
+    dataset = open_dataset(
+        run.config, data or Path(run.config.data), split_name or run.config.val_split
     )
     if dataset.class_names != run.split.names:
         odd = sorted(set(dataset.class_names) ^ set(run.split.names))

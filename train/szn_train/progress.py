@@ -70,7 +70,7 @@ class Progress:
 
     def line(self, text: str) -> None:
         """Print a line above the bars."""
-        self._console.print(text, highlight=False)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def task(self, name: str, total: int) -> Task:
         """A bar for a number of batches; the time left is that of the whole."""

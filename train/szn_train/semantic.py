@@ -30,6 +30,14 @@ from szn_runtime.word_vectors import read_word_vectors
 __all__ = ["LabelSpace", "WordVectors", "label_space", "load_word_vectors"]
 
 
+_COMPOUNDS = {
+    "diningtable": "dining table",
+    "pottedplant": "potted plant",
+    "tvmonitor": "tv monitor",
+}
+"""PASCAL VOC's names of classes that are no words of any vocabulary."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WordVectors:
     """A vocabulary and its vectors, the most frequent word first.
@@ -62,7 +70,8 @@ class WordVectors:
                 vector: NDArray[np.float32] = self.vectors[self.positions[whole]]
                 return vector
         rows = []
-        for word in name.lower().replace("-", " ").replace("_", " ").split() or [name]:
+        spelt = _COMPOUNDS.get(name.lower(), name.lower())
+        for word in spelt.replace("-", " ").replace("_", " ").split() or [name]:
             row = self.positions.get(word, self.positions.get(word.capitalize()))
             if row is None:
                 near = get_close_matches(word, self.words[:100_000], n=3)

@@ -15,7 +15,7 @@ from szn_runtime.errors import TrainingError
 from szn_train.batches import Batches
 from szn_train.checkpoint import load_checkpoint, save_label_space, save_weights, write_json
 from szn_train.config import StepConfig, TrainConfig
-from szn_train.datasets import FolderDataset, select
+from szn_train.datasets import Dataset, open_dataset, select
 from szn_train.history import History
 from szn_train.objectives import Objective, embedding_objective, seenmask_objective
 from szn_train.pretrained import load_pretrained
@@ -52,16 +52,13 @@ def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool
     processes = Processes(config.precision)
     if not processes.is_main:
         progress = Progress(quiet=True)
-    dataset = FolderDataset(root=Path(config.data), split=config.train_split)
+    dataset = open_dataset(config, Path(config.data), config.train_split)
     split = class_split(config, dataset.class_names)
     if config.embeddings == "one-hot":
         config = replace(config, dim=len(split.labels))
     selection = select(dataset, split)
-    progress.line(
-        f"classes {split.sizes}: {len(selection.embedding_ids)} images for the embedding, "
-        f"{len(selection.seenmask_ids)} for the seenmask, "
-        f"{selection.dropped_unseen} dropped for a class of U"
-    )
+    for line in selection.lines(split):
+        progress.line(line)
     space = label_space(split.labels, source=config.embeddings, dim=config.dim)
     if space.explained_variance is not None:
         progress.line(
@@ -70,7 +67,7 @@ def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool
         )
     validation = None
     if config.embedding_step.early_stop or config.seenmask_step.early_stop:
-        held_out = FolderDataset(root=Path(config.data), split=config.val_split)
+        held_out = open_dataset(config, Path(config.data), config.val_split)
         validation = Validation(config, held_out, split, space, processes)
     facts = {"config": _plain(config), "processes": processes.count}
     checkpoint = _checkpoint(folder, facts) if resume else None
@@ -205,7 +202,7 @@ def _checkpoint(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any] | None
 def _start_folder(
     folder: Path,
     config: TrainConfig,
-    dataset: FolderDataset,
+    dataset: Dataset,
     facts: dict[str, object],
     space: LabelSpace,
 ) -> None:

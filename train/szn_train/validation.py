@@ -14,7 +14,7 @@ from szn_runtime.preprocess import normalise_into
 from szn_runtime.sei import segment_grid
 from szn_train.classes import VOID, ClassSplit
 from szn_train.config import TrainConfig
-from szn_train.datasets import FolderDataset
+from szn_train.datasets import Dataset
 from szn_train.metrics import confusion_matrix, harmonic_mean, scores
 from szn_train.model import SeenmaskZeroShotNetwork
 from szn_train.processes import Processes
@@ -41,7 +41,7 @@ class Validation:
     def __init__(
         self,
         config: TrainConfig,
-        dataset: FolderDataset,
+        dataset: Dataset,
         split: ClassSplit,
         space: LabelSpace,
         processes: Processes,

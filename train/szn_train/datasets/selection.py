@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +10,10 @@ from numpy.typing import NDArray
 
 from szn_runtime.errors import InputError
 from szn_train.classes import VOID, ClassSplit
-from szn_train.datasets.folder import FolderDataset
+from szn_train.datasets.base import Dataset
+from szn_train.datasets.void_free import VoidFreeDataset
 
-__all__ = ["Selection", "select"]
+__all__ = ["Selection", "choose", "select", "value_counts"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -24,6 +26,7 @@ class Selection:
             `embedding_ids`.
         dropped_unseen: Number of images with a class of U.
         dropped_empty: Number of images with void pixels only.
+        dropped_void: Number of images that the data set left out for having any void pixel.
         pixels: Of shape (labels,): pixels per label over the whole split.
     """
 
@@ -32,6 +35,7 @@ class Selection:
     dropped_unseen: int
     dropped_empty: int
     pixels: NDArray[np.int64]
+    dropped_void: int = 0
 
     def facts(self, split: ClassSplit) -> dict[str, object]:
         """Plain values for the run folder and the console."""
@@ -41,11 +45,35 @@ class Selection:
             "seenmask_images": len(self.seenmask_ids),
             "dropped_unseen": self.dropped_unseen,
             "dropped_empty": self.dropped_empty,
+            "dropped_void": self.dropped_void,
             "pixels": dict(zip(split.labels, self.pixels.tolist(), strict=True)),
         }
 
+    def lines(self, split: ClassSplit) -> tuple[str, ...]:
+        """What was kept and dropped at each step, and the pixels of each label, for the console."""
+        dropped_train_unseen = len(self.seenmask_ids) - len(self.embedding_ids)
+        total = len(self.seenmask_ids) + self.dropped_unseen + self.dropped_empty
+        labelled = max(int(self.pixels.sum()), 1)
+        width = max(map(len, split.labels))
+        return (
+            f"classes {split.sizes}, {total + self.dropped_void} images"
+            + (f", {self.dropped_void} dropped for void pixels" if self.dropped_void else ""),
+            f"embedding: {len(self.embedding_ids)} images kept; dropped "
+            f"{self.dropped_unseen} with a class of U, {dropped_train_unseen} with one of "
+            f"train_unseen, {self.dropped_empty} all void",
+            f"seenmask: {len(self.seenmask_ids)} images kept; dropped "
+            f"{self.dropped_unseen} with a class of U, {self.dropped_empty} all void"
+            if split.train_unseen
+            else "seenmask: not trained, as train_unseen is empty",
+            *(
+                f"  {name:{width}} {count:>13,} pixels {100 * count / labelled:5.1f} % "
+                f"{split.role(name)}"
+                for name, count in zip(split.labels, self.pixels.tolist(), strict=True)
+            ),
+        )
 
-def select(dataset: FolderDataset, split: ClassSplit) -> Selection:
+
+def select(dataset: Dataset, split: ClassSplit) -> Selection:
     """Choose the images for both steps from the classes that their masks show.
 
     Void pixels never drop an image. Every mask and every image size is checked on the way, so
@@ -54,16 +82,43 @@ def select(dataset: FolderDataset, split: ClassSplit) -> Selection:
     Raises:
         InputError: If a mask is bad, or no image is left for a step that is needed.
     """
-    lookup = split.mask_lookup()
+    counts = {image_id: value_counts(dataset.pair(image_id)[1]) for image_id in dataset.ids}
+    dropped = dataset.dropped if isinstance(dataset, VoidFreeDataset) else 0
+    return choose(dataset, split, counts, dropped_void=dropped)
+
+
+def value_counts(mask: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Of shape (256,): how many pixels of a mask (H, W) have each value."""
+    return np.bincount(mask.ravel(), minlength=VOID + 1)
+
+
+def choose(
+    dataset: Dataset,
+    split: ClassSplit,
+    counts: Mapping[str, NDArray[np.int64]],
+    *,
+    dropped_void: int = 0,
+) -> Selection:
+    """Choose the images for both steps from what their masks hold.
+
+    Args:
+        dataset: Named in messages; it is not read.
+        split: The classes.
+        counts: Image id to the `value_counts` of its mask.
+        dropped_void: Number of images that were left out before.
+
+    Raises:
+        InputError: If no image is left for a step that is needed.
+    """
+    values = [split.names.index(name) for name in split.labels]
     seen, unseen = split.is_member(split.train_seen), split.is_member(split.unseen)
     pixels = np.zeros(len(split.labels), dtype=np.int64)
     embedding_ids, seenmask_ids = [], []
     dropped_unseen = dropped_empty = 0
-    for image_id in dataset.ids:
-        _, mask = dataset.pair(image_id)
-        counts = np.bincount(lookup[mask].ravel(), minlength=VOID + 1)[: len(split.labels)]
-        pixels += counts
-        present = counts > 0
+    for image_id, all_values in counts.items():
+        labelled = all_values[values]  # (256,) -> (labels,)
+        pixels += labelled
+        present = labelled > 0
         if not present.any():
             dropped_empty += 1
         elif (present & unseen).any():
@@ -89,5 +144,6 @@ def select(dataset: FolderDataset, split: ClassSplit) -> Selection:
         seenmask_ids=tuple(seenmask_ids),
         dropped_unseen=dropped_unseen,
         dropped_empty=dropped_empty,
+        dropped_void=dropped_void,
         pixels=pixels,
     )

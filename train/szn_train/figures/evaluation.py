@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from szn_train.classes import VOID, ClassSplit
-from szn_train.datasets import FolderDataset
+from szn_train.datasets import Dataset
 from szn_train.decisions import Predictor
 from szn_train.evaluate import Evaluation
 from szn_train.figures.bars import bars_figure
@@ -23,7 +23,7 @@ __all__ = ["draw_evaluation", "draw_predictions", "file_name"]
 
 
 def draw_evaluation(
-    run: Run, evaluation: Evaluation, dataset: FolderDataset, folder: Path, *, images: int = 6
+    run: Run, evaluation: Evaluation, dataset: Dataset, folder: Path, *, images: int = 6
 ) -> list[Path]:
     """Draw confusion matrices, IoU of each class, curves and some images of a run.
 
@@ -61,7 +61,7 @@ def draw_evaluation(
 
 
 def draw_predictions(
-    run: Run, dataset: FolderDataset, folder: Path, *, images: int, model: str | None = None
+    run: Run, dataset: Dataset, folder: Path, *, images: int, model: str | None = None
 ) -> list[Path]:
     """Draw the two-row figures of some images of a data set.
 
@@ -108,7 +108,7 @@ def file_name(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "figure"
 
 
-def _first(dataset: FolderDataset, split: ClassSplit, count: int) -> list[str]:
+def _first(dataset: Dataset, split: ClassSplit, count: int) -> list[str]:
     """Image ids with the most pixels of U, then of train_unseen, then in the data set's order."""
     lookup = split.mask_lookup()
     unseen, taught = split.is_member(split.unseen), split.is_member(split.train_unseen)
