@@ -16,13 +16,12 @@ from thesis_plan import Plan
 
 from szn_runtime.errors import InputError, TrainingError
 from szn_train.checkpoint import load_checkpoint, write_json
-from szn_train.classes import ClassSplit
 from szn_train.config import TrainConfig
-from szn_train.datasets import FolderDataset, select
+from szn_train.datasets import open_dataset, select
 from szn_train.evaluate import Evaluation, evaluate, saved_evaluation
 from szn_train.progress import Progress
 from szn_train.report import write_report
-from szn_train.run import Run, open_run
+from szn_train.run import Run, class_split, open_run
 from szn_train.trainer import train
 
 __all__ = ["Runs"]
@@ -85,8 +84,17 @@ class Runs:
         config = TrainConfig.from_dict({**values, "data": str(self._data)})
         if not self._plan.same_images:
             return config
+        # only what chooses the images, so that few variants read them all
         images, of_embedding, of_seenmask = _images(
-            self._data, config.train_split, config.void, config.train_unseen, config.unseen
+            TrainConfig(
+                data=config.data,
+                dataset=config.dataset,
+                drop_void=config.drop_void,
+                train_split=config.train_split,
+                void=config.void,
+                train_unseen=config.train_unseen,
+                unseen=config.unseen,
+            )
         )
         values = dict(values)
         for step, kept in (("embedding_step", of_embedding), ("seenmask_step", of_seenmask)):
@@ -155,17 +163,8 @@ def _has_checkpoint(folder: Path) -> bool:
 
 
 @cache
-def _images(
-    data: Path,
-    split_name: str,
-    void: tuple[str, ...],
-    train_unseen: tuple[str, ...],
-    unseen: tuple[str, ...],
-) -> tuple[int, int, int]:
-    """Images of a split, and of them those for the embedding and for the seenmask."""
-    dataset = FolderDataset(root=data, split=split_name)
-    split = ClassSplit(
-        names=dataset.class_names, void=void, train_unseen=train_unseen, unseen=unseen
-    )
-    chosen = select(dataset, split)
+def _images(config: TrainConfig) -> tuple[int, int, int]:
+    """Images of the training split, and of them those for the embedding and for the seenmask."""
+    dataset = open_dataset(config, Path(config.data), config.train_split)
+    chosen = select(dataset, class_split(config, dataset.class_names))
     return len(dataset.ids), len(chosen.embedding_ids), len(chosen.seenmask_ids)

@@ -34,7 +34,7 @@ from thesis_voc import DOWNLOADS, KINDS, thesis_plan
 
 from szn_runtime._command import Command
 from szn_runtime.errors import InputError, SznError, TrainingError, UsageError
-from szn_train.datasets import FolderDataset
+from szn_train.datasets import open_dataset
 from szn_train.evaluate import Evaluation
 from szn_train.metrics import Mode
 from szn_train.progress import Progress
@@ -90,10 +90,8 @@ def data_folder(dataset: str, root: Path) -> Path:
                 "class indices, and put it there",
             )
         for split in ("train", "val"):
-            FolderDataset(root=folder, split=split)
+            open_dataset("folder", folder, split)
         return folder
-    from szn_train.datasets import open_dataset
-
     problems = []
     for kind in KINDS:
         for split in ("train", "val"):

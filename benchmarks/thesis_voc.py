@@ -23,6 +23,7 @@ from thesis_plan import (
 )
 
 from szn_train.config import load_preset
+from szn_train.datasets.devkit import DEVKITS
 
 __all__ = ["DOWNLOADS", "KINDS", "thesis_plan"]
 
@@ -30,16 +31,14 @@ KINDS = ("voc", "context")
 """Values of `TrainConfig.dataset` that the plan needs."""
 
 DOWNLOADS = (
-    "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
-    "http://host.robots.ox.ac.uk/pascal/VOC/voc2011/VOCtrainval_25-May-2011.tar",
-    "http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar",
+    *DEVKITS.values(),
     "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/"
     "benchmark.tgz",
     "https://cs.stanford.edu/~roozbeh/pascal-context/trainval.tar.gz",
 )
 """Archives that give, unpacked in one folder, both data sets."""
 
-_ABOUT_CLASSES = ("dataset", "drop_void", "void", "train_unseen", "unseen")
+_ABOUT_CLASSES = ("dataset", "void", "train_unseen", "unseen")
 _PRESETS = ("voc-21-0-0", "voc-9-2-10", "voc-17-2-2", "context-33-0-0", "context-31-2-2")
 
 _SOFTMAX: Mapping[str, Any] = {"embeddings": "one-hot", "loss": "cross_entropy"}
@@ -52,10 +51,12 @@ def thesis_plan() -> Plan:
     Raises:
         UsageError: If a preset is missing.
     """
-    splits = {}
+    splits: dict[str, dict[str, Any]] = {}
     for name in _PRESETS:
         preset = load_preset(name)
         splits[name] = {key: preset[key] for key in _ABOUT_CLASSES if key in preset}
+        if preset["dataset"] == "context":
+            splits[name]["drop_void"] = True  # as the thesis' code does
     return Plan(
         recipe=load_preset("thesis"),
         same_images=False,

@@ -13,6 +13,8 @@ from click.testing import CliRunner, Result
 from thesis_msrc21 import MSRC21
 from thesis_plan import Comparison, Plan, Variant, between, figures, merged
 from thesis_runs import Runs
+from thesis_voc import DOWNLOADS
+from thesis_voc import thesis_plan as voc_plan
 
 from szn_runtime.errors import InputError, TrainingError, UsageError
 from szn_train.config import TrainConfig
@@ -357,6 +359,58 @@ def test_the_list_needs_no_data() -> None:
     assert "losses: Loss of the embedding, (17, 2, 2)" in lines
     assert "MSE: mse, split standard, changes {'loss': 'mse'}" in lines
     assert "figure 13: confusion of SZN, reduced" in lines
+
+
+# the thesis' own data ---------------------------------------------------------------------------
+
+
+def test_without_voc_and_context_one_line_says_what_to_download(tmp_path: Path) -> None:
+    result = CliRunner().invoke(thesis_tables.main, ["--data-root", str(tmp_path), "--table", "4"])
+    assert result.exit_code == 1
+    line = one_line(result)
+    assert all(url in line for url in DOWNLOADS)
+    assert len(DOWNLOADS) == 5
+    assert f"unpack all of them in {tmp_path}, or give --dataset msrc21" in line
+
+
+def test_no_data_at_all_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SZN_DATA", raising=False)
+    result = CliRunner().invoke(thesis_tables.main, [])
+    assert (result.exit_code, one_line(result)) == (
+        1, "Error: no data is named; give --data-root DIR",
+    )  # fmt: skip
+
+
+def test_the_plan_of_the_thesis_is_its_tables() -> None:
+    plan = voc_plan()
+    published = thesis_results.published_numbers()
+    assert [comparison.table for comparison in plan.comparisons] == [1, 2, 3, 4, 5, 6]
+    assert sorted(plan.figures) == list(range(8, 19))
+    sizes = {"voc-reduced": (2, 10), "voc-standard": (2, 2), "context-standard": (2, 2)}
+    for name in plan.variants:
+        config = TrainConfig.from_dict({**plan.values(name, sizes={}), "data": "d"})
+        assert (config.protocol, config.backbone, config.resize) == ("thesis", "vgg16", False)
+        assert (config.loss == "cross_entropy") == name.endswith("fcn-s")
+        found = (len(config.train_unseen), len(config.unseen))
+        assert found == sizes.get(name, (0, 0))
+        assert config.dataset == name.partition("-")[0]
+        assert config.drop_void == (config.dataset == "context")
+    for comparison in plan.comparisons:
+        assert set(comparison.variants.values()) <= set(plan.variants)
+        for keys in comparison.published.values():
+            value = published
+            for key in keys:
+                value = value[key]
+        for claim in comparison.claims:
+            for side in (claim.above, claim.below):
+                assert thesis_results.published_number(published, side.published) >= 0
+
+
+def test_fcn_s_of_the_thesis_learns_with_its_sgd() -> None:
+    values = voc_plan().values("voc-fcn-s", words="word2vec.bin", sizes={})
+    step = TrainConfig.from_dict({**values, "data": "d"}).embedding_step
+    assert (step.optimizer, step.learning_rate, step.momentum) == ("sgd", 1e-10, 0.99)
+    assert voc_plan().values("voc-fcn-je", words="w.bin", sizes={})["embeddings"] == "w.bin"
 
 
 def test_full_runs_and_nothing_else_at_the_preset_size() -> None:
