@@ -18,6 +18,7 @@ from thesis_voc import thesis_plan as voc_plan
 
 from szn_runtime.errors import InputError, TrainingError, UsageError
 from szn_train.config import TrainConfig
+from szn_train.evaluate import Evaluation
 from szn_train.progress import Progress
 from tests.train import catalogue
 
@@ -164,6 +165,10 @@ def runs_of(plan: Plan, folder: Path, **sizes: Any) -> Runs:
     return Runs(plan, folder / "data", folder / "runs", sizes=sizes, progress=QUIET)
 
 
+def confusions(evaluation: Evaluation) -> object:
+    return evaluation.to_dict()["confusions"]
+
+
 def test_epochs_are_scaled_to_the_same_number_of_images(plan: Plan, tmp_path: Path) -> None:
     step = {"epochs": 6}
     config = runs_of(plan, tmp_path, embedding_step=step, seenmask_step=step).config("ce")
@@ -198,11 +203,11 @@ def test_a_run_is_trained_once(plan: Plan, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("thesis_runs.train", refuse)
     monkeypatch.setattr("thesis_runs.evaluate", refuse)
     again = runs_of(plan, tmp_path).evaluation("ce")
-    assert again.to_dict() == first.to_dict()
+    assert confusions(again) == confusions(first)
     monkeypatch.undo()
     (runs.folder("ce") / "eval-val.json").write_text("{")  # as a crash of the disk leaves it
     monkeypatch.setattr("thesis_runs.train", refuse)
-    assert runs_of(plan, tmp_path).evaluation("ce").to_dict() == first.to_dict()
+    assert confusions(runs_of(plan, tmp_path).evaluation("ce")) == confusions(first)
 
 
 def test_a_run_that_was_stopped_goes_on(
@@ -218,14 +223,14 @@ def test_a_run_that_was_stopped_goes_on(
     with pytest.raises(KeyboardInterrupt):
         other.evaluation("ce")
     monkeypatch.undo()
-    assert other.evaluation("ce").to_dict() == whole.to_dict()
+    assert confusions(other.evaluation("ce")) == confusions(whole)
     facts = json.loads((other.folder("ce") / "variant.json").read_text())
     assert facts == {"variant": "ce", "minutes": None, "resumed": True}
     checkpoint = other.folder("ce") / "checkpoint.pt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     (other.folder("ce") / "model.safetensors").unlink()
     (other.folder("ce") / "eval-val.json").unlink()
-    assert other.evaluation("ce").to_dict() == whole.to_dict()  # damaged: it starts anew
+    assert confusions(other.evaluation("ce")) == confusions(whole)  # damaged: it starts anew
 
 
 def test_one_process_at_a_time(plan: Plan, tmp_path: Path) -> None:

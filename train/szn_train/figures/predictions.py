@@ -122,7 +122,8 @@ def _coloured(labels: NDArray[np.integer]) -> NDArray[np.uint8]:
     colours = np.empty((VOID + 1, 3), np.uint8)
     colours[:VOID] = label_colours(range(VOID))
     colours[VOID] = _VOID_RGB
-    return colours[labels]
+    coloured: NDArray[np.uint8] = colours[labels]
+    return coloured
 
 
 def _seen_colours(seen: NDArray[np.bool_], labelled: NDArray[np.bool_]) -> NDArray[np.uint8]:
