@@ -32,7 +32,11 @@ def bars_figure(
     Returns:
         The files written.
     """
-    categories = list(dict.fromkeys(name for values in series.values() for name in values))
+    categories = list(
+        dict.fromkeys(
+            name for values in series.values() for name, v in values.items() if math.isfinite(v)
+        )
+    )
     width = 0.8 / max(len(series), 1)
     inches = 1.5 + 0.33 * len(categories) * max(len(series), 1.5)
     figure, [[axes]] = new_figure(min(max(inches, 4.5), 20), 3.8)
@@ -54,14 +58,12 @@ def bars_figure(
             axes.bar_label(bars, fmt="%.1f", fontsize=6, padding=1)
         rows += [{"series": name, "category": c, y: values[c]} for _, c in shown]
     long = max((len(category) for category in categories), default=0) > 12 or len(categories) > 8
-    axes.set_xticks(
-        range(len(categories)),
-        categories,
-        rotation=60 if long else 0,
-        ha="right" if long else "center",
-    )
+    axes.set_xticks(range(len(categories)), categories)
+    if long:
+        for label in axes.get_xticklabels():
+            label.set(rotation=45, ha="right", rotation_mode="anchor")
     axes.set_ylabel(y)
     axes.set_title(title)
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(fontsize="small")
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     return save_figure(figure, stem, rows)

@@ -104,7 +104,7 @@ def line_figure(
     axes.set_ylabel(y)
     axes.set_title(title)
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     rows = [
         {"series": name, x: position, y: value}
         for name, points in series.items()
