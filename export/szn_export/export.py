@@ -206,8 +206,8 @@ def _training_facts(run: Run) -> dict[str, Any]:
     """The configuration, without where the data lay on the machine that trained."""
     facts = run.config.to_dict()
     facts["data"] = Path(run.config.data).name
-    embeddings = run.config.embeddings
-    facts["embeddings"] = Path(embeddings).name
+    facts["embeddings"] = Path(run.config.embeddings).name
+    facts["weights"] = Path(run.config.weights).name
     facts["explained_variance"] = run.space.explained_variance
     return facts
 

@@ -102,7 +102,11 @@ def test_one_hot_labels_are_exported_and_run(exported: Exported, tmp_path: Path)
     run = dataclasses.replace(
         exported.run,
         config=dataclasses.replace(
-            exported.run.config, embeddings="one-hot", loss="cross_entropy", dim=len(names)
+            exported.run.config,
+            embeddings="one-hot",
+            loss="cross_entropy",
+            dim=len(names),
+            weights="somewhere/else/fcn32s.pth",
         ),
         space=label_space(names, source="one-hot", dim=len(names)),
         network=small_network(dim=len(names)),
@@ -112,6 +116,7 @@ def test_one_hot_labels_are_exported_and_run(exported: Exported, tmp_path: Path)
     with load(tmp_path / "bundle") as segmenter:
         manifest = segmenter.bundle.manifest
         assert (manifest.embeddings_source, manifest.dim) == ("one-hot", 5)
+        assert manifest.training["weights"] == "fcn32s.pth"  # not where it lay
         assert segmenter.bundle.vocabulary() is None
         result = segmenter(image)
         assert result.names == names

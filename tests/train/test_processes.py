@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,10 +25,12 @@ from tests.conftest import REPOSITORY
 from tests.train import catalogue
 
 
-def start(*arguments: object, processes: int = 1) -> subprocess.Popen[str]:
-    """`tests.train.worker`, one process or several of gloo."""
+def start(
+    *arguments: object, processes: int = 1, module: str = "tests.train.worker"
+) -> subprocess.Popen[str]:
+    """A module's command line, one process or several of gloo."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [sys.executable, *(launcher if processes > 1 else []), "-m", "tests.train.worker"]
+    command = [sys.executable, *(launcher if processes > 1 else []), "-m", module]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     paths = [str(REPOSITORY), *sys.path]
     environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
@@ -111,6 +114,37 @@ def test_a_checkpoint_of_two_processes_is_not_resumed_by_one(data: Path, tmp_pat
     expected = "was written by another number of processes: got 1, expected 2; resume with as many"
     with pytest.raises(TrainingError, match=expected):
         train(values, tmp_path / "run", progress=Progress(quiet=True), resume=True)
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_command_line(data: Path, tmp_path: Path) -> None:
+    preset = tmp_path / "tiny.toml"
+    preset.write_text(
+        f"""
+        void = ["rock"]
+        train_unseen = ["boat"]
+        unseen = ["sheep"]
+        backbone = "efficientnet_lite0"
+        weights = "none"
+        embeddings = "{catalogue.write_words(tmp_path / "words.txt")}"
+        dim = 4
+        long_side = 64
+        [embedding_step]
+        epochs = 1
+        batch_size = 2
+        [seenmask_step]
+        epochs = 1
+        """
+    )
+    process = start(
+        "--data", data / "data", "--preset", preset, "--out", tmp_path / "run", "--threads", 1,
+        processes=2, module="szn_train.cli",
+    )  # fmt: skip
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert output.count("run written to") == 1  # one process speaks
+    assert re.search(r"embedding 1/1: loss \d\.\d+, \d+\.\d images/s", output)
+    assert (tmp_path / "run" / "eval-val.json").is_file()
 
 
 # killed ---------------------------------------------------------------------------------------

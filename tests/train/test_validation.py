@@ -61,7 +61,7 @@ def test_the_first_step_is_scored_on_train_seen_alone(tmp_path: Path) -> None:
     assert score == pytest.approx(100 * (2 / 3) / 2)
     # a label of train_unseen cannot be called: the tie goes to the first of train_seen
     assert validation.embedding(Oracle("boat", seen=True)) == pytest.approx(score)
-    assert validation.score_of("embedding")(Oracle("sky", seen=True)) == pytest.approx(50 / 3)
+    assert validation.embedding(Oracle("sky", seen=True)) == pytest.approx(50 / 3)
 
 
 def test_the_second_step_is_scored_by_the_harmonic_mean_and_never_on_u(tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def vgg16(*, stride: int, weights: Weights, padding: str, pixels: str = "imagene
     if stride < 16:
         layers[23] = nn.MaxPool2d(kernel_size=3, stride=1, padding=1)
         for position in (24, 26, 28):  # conv5
-            layers[position].dilation = layers[position].padding = (2, 2)
+            source.features[position].dilation = source.features[position].padding = (2, 2)
     if pixels == "caffe" and weights == "imagenet":
         _fold_caffe_pixels(layers[0])
     dilation = 32 // stride

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from szn_runtime.errors import TrainingError
 from szn_train.batches import Batches
 from szn_train.checkpoint import load_checkpoint, save_label_space, save_weights, write_json
+from szn_train.classes import ClassSplit
 from szn_train.config import StepConfig, TrainConfig
 from szn_train.datasets import Dataset, open_dataset, select
 from szn_train.history import History
+from szn_train.model import SeenmaskZeroShotNetwork
 from szn_train.objectives import Objective, embedding_objective, seenmask_objective
 from szn_train.pretrained import load_pretrained
 from szn_train.processes import Processes
@@ -85,79 +89,119 @@ def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool
         _start_folder(folder, config, dataset, selection.facts(split), space)
     processes.wait()
     processes.placed(network)
+    history = History(folder, checkpoint, facts=facts, writes=processes.is_main)
+    with history, progress:
+        steps = _Steps(
+            config=config,
+            dataset=dataset,
+            split=split,
+            network=network,
+            processes=processes,
+            history=history,
+            progress=progress,
+            validation=validation,
+        )
+        steps.embedding(selection.embedding_ids, space)
+        if split.train_unseen:
+            steps.seenmask(selection.seenmask_ids, selection.pixels)
+    if processes.is_main:
+        save_weights(folder / "model.safetensors", network.state_dict())
+    processes.wait()
+    return open_run(folder)
 
-    def run_step(
-        name: str,
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Steps:
+    """Both steps over one network, and what they share."""
+
+    config: TrainConfig
+    dataset: FolderDataset
+    split: ClassSplit
+    network: SeenmaskZeroShotNetwork
+    processes: Processes
+    history: History
+    progress: Progress
+    validation: Validation | None
+
+    def embedding(self, ids: tuple[str, ...], space: LabelSpace) -> None:
+        """FCN and embedding head on some images."""
+        network = self.network
+        grid = self.processes.shared(nn.Sequential(network.backbone, network.embedding_head))
+        objective = embedding_objective(self.config, self.split, space, grid, network.geometry)
+        step = TrainingStep(
+            "embedding",
+            self.config.embedding_step,
+            seed=self.config.seed,
+            network=network,
+            body=list(network.backbone.parameters()),
+            heads=list(network.embedding_head.parameters()),
+            processes=self.processes,
+            shared=grid,
+        )
+        score = self.validation.embedding if self.validation else None
+        self._run(step, self.config.embedding_step, ids, objective, score)
+
+    def seenmask(self, ids: tuple[str, ...], pixels: NDArray[np.int64]) -> None:
+        """Seenmask head on the frozen FCN and some images; `pixels` a label balance the loss."""
+        network = self.network
+        # Frozen means frozen: batch-norm statistics and dropout too.
+        network.requires_grad_(False)
+        network.seenmask_head.requires_grad_(True)
+        network.eval()
+        head = self.processes.shared(network.seenmask_head)
+
+        def grid(frames: Tensor) -> Tensor:
+            with torch.no_grad(), self.processes.autocast():
+                features = network.backbone(frames)
+            scores: Tensor = head(features)
+            return scores
+
+        objective = seenmask_objective(self.config, self.split, pixels, grid, network.geometry)
+        step = TrainingStep(
+            "seenmask",
+            self.config.seenmask_step,
+            seed=self.config.seed,
+            network=network,
+            body=[],
+            heads=list(network.seenmask_head.parameters()),
+            processes=self.processes,
+            shared=head,
+        )
+        score = self.validation.seenmask if self.validation else None
+        self._run(step, self.config.seenmask_step, ids, objective, score)
+
+    def _run(
+        self,
+        step: TrainingStep,
         settings: StepConfig,
         ids: tuple[str, ...],
         objective: Objective,
-        shared: nn.Module,
-        body: nn.Module | None,
-        head: nn.Module,
+        score: Callable[[nn.Module], float] | None,
     ) -> None:
-        preprocess = preprocess_of(network.backbone.info, config.long_side)
+        config = self.config
+        preprocess = preprocess_of(self.network.backbone.info, config.long_side)
         transform = (
             augmented(preprocess, config.crop_hw, resize=config.resize)
             if settings.augment
             else plain(preprocess, resize=config.resize)
         )
-        step = TrainingStep(
-            name,
-            settings,
-            seed=config.seed,
-            network=network,
-            body=list(body.parameters()) if body else [],
-            heads=list(head.parameters()),
-            processes=processes,
-            shared=shared,
+        batches = Batches(
+            self.dataset,
+            self.split,
+            ids,
+            transform=transform,
+            batch_size=settings.batch_size,
+            rank=self.processes.rank,
+            processes=self.processes.count,
         )
         step.run(
-            Batches(
-                dataset,
-                split,
-                ids,
-                transform=transform,
-                batch_size=settings.batch_size,
-                rank=processes.rank,
-                processes=processes.count,
-            ),
+            batches,
             objective.loss,
-            history,
-            progress,
+            self.history,
+            self.progress,
             weight=objective.weight,
-            score=validation.score_of(name) if validation else None,
+            score=score,
         )
-
-    history = History(folder, checkpoint, facts=facts, writes=processes.is_main)
-    with history, progress:
-        path = processes.shared(nn.Sequential(network.backbone, network.embedding_head))
-        objective = embedding_objective(config, split, space, path, network.geometry)
-        settings, ids = config.embedding_step, selection.embedding_ids
-        run_step(
-            "embedding", settings, ids, objective, path, network.backbone, network.embedding_head
-        )
-        if split.train_unseen:
-            # Frozen means frozen: batch-norm statistics and dropout too.
-            network.requires_grad_(False)
-            network.seenmask_head.requires_grad_(True)
-            network.eval()
-            head = processes.shared(network.seenmask_head)
-
-            def seenmask_grid(frames: Tensor) -> Tensor:
-                with torch.no_grad(), processes.autocast():
-                    features = network.backbone(frames)
-                grid: Tensor = head(features)
-                return grid
-
-            objective = seenmask_objective(
-                config, split, selection.pixels, seenmask_grid, network.geometry
-            )
-            settings, ids = config.seenmask_step, selection.seenmask_ids
-            run_step("seenmask", settings, ids, objective, head, None, network.seenmask_head)
-    if processes.is_main:
-        save_weights(folder / "model.safetensors", network.state_dict())
-    processes.wait()
-    return open_run(folder)
 
 
 def _plain(config: TrainConfig) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -61,10 +59,6 @@ class Validation:
         confusion = self._confusion(network, names, seenmask=True)
         seen = np.array([name in self._split.train_seen for name in names])
         return harmonic_mean(scores(confusion, seen).miou, scores(confusion, ~seen).miou)
-
-    def score_of(self, step: str) -> Callable[[nn.Module], float]:
-        """The score of "embedding" or "seenmask"."""
-        return self.embedding if step == "embedding" else self.seenmask
 
     def _confusion(
         self, network: nn.Module, names: tuple[str, ...], *, seenmask: bool
