@@ -13,6 +13,7 @@ from szn_train.checkpoint import read_json
 from szn_train.classes import ClassSplit
 from szn_train.cli import eval_main, train_main
 from szn_train.config import TrainConfig, load_preset, preset_names
+from szn_train.datasets.context import CONTEXT_CLASSES
 from szn_train.datasets.voc import VOC_CLASSES
 from tests.train import catalogue, trees
 
@@ -328,13 +329,42 @@ def test_check_data_lists_all_and_ends_with_the_first_fatal_problem(
     assert "class 'cow' is in 4 images of split 'train' only" in result.stdout
 
 
-def test_voc_from_the_command_line(tmp_path: Path) -> None:
+def test_voc_is_checked_trained_on_and_evaluated(tmp_path: Path) -> None:
     root = trees.write_voc_sbd(tmp_path / "pascal")
     words = tmp_path / "words.txt"
     words.write_text("".join(f"{n} {i % 3} {i % 5} {i}\n" for i, n in enumerate(VOC_CLASSES, 1)))
-    result = run_train(
-        "--data", root, "--preset", "thesis,voc-17-2-2", "--embeddings", words, "--dim", 3,
-        "--check-data",
-    )  # fmt: skip
+    out = tmp_path / "run"
+    options = ["--data", root, "--preset", "voc-17-2-2", "--embeddings", words, "--dim", 3]
+    result = run_train(*options, "--check-data")
     assert result.exit_code == 0, result.output
     assert "classes (17, 2, 2), 10 images" in result.output
+    result = run_train(
+        *options, "--out", out, "--weights", "none", "--long-side", 48, "--epochs", 1,
+        "--seenmask-epochs", 1,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert read_json(out / "config.json")["class_names"] == list(VOC_CLASSES)
+    assert read_json(out / "eval-val.json")["images"] == len(trees.VAL)
+    again = CliRunner().invoke(eval_main, [str(out), "--quiet", "--split", "voc-trainval"])
+    assert again.exit_code == 0, again.output
+    saved = read_json(out / "eval-voc-trainval.json")
+    assert saved["images"] == len(trees.VAL) + len(trees.SBD_VAL)
+    assert saved["tuple"] == [17, 2, 2]
+
+
+def test_context_without_void_is_evaluated(tmp_path: Path) -> None:
+    root = trees.write_context(tmp_path / "pascal")
+    words = tmp_path / "words.txt"
+    words.write_text(
+        "".join(f"{n} {i % 3} {i % 5} {i}\n" for i, n in enumerate(CONTEXT_CLASSES, 1))
+    )
+    out = tmp_path / "run"
+    result = run_train(
+        "--data", root, "--preset", "context-33-0-0", "--embeddings", words, "--dim", 3,
+        "--out", out, "--weights", "none", "--long-side", 64, "--epochs", 1, "--drop-void",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    facts = read_json(out / "selection.json")
+    assert (facts["embedding_images"], facts["dropped_void"]) == (2, 2)
+    # of the two images of val, one has a row of void
+    assert read_json(out / "eval-val.json")["images"] == 1

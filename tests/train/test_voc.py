@@ -218,7 +218,7 @@ def test_a_val_list_within_sbd_leaves_nothing(root: Path) -> None:
     ("content", "message"),
     [
         ("2008_000002\n2008_000002\n", r"train\.txt lists '2008_000002' twice"),
-        ("2008_000002  1\n", r"train\.txt: got '2008_000002  1', expected one image id a line"),
+        ("2008_000002  1\n", r"train\.txt: got '2008_000002 1', expected one image id a line"),
         ("\n", r"train\.txt is empty"),
     ],
 )

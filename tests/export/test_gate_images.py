@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from szn_export.gate_images import calibration_frames, gate_data
+from szn_runtime.errors import InputError
+from szn_train.classes import ClassSplit
+from szn_train.datasets.voc import VOC_CLASSES
+from szn_train.run import Run
+from tests.export.conftest import Exported
+from tests.train import trees
+
+
+@pytest.fixture
+def voc_run(exported: Exported, tmp_path: Path) -> Run:
+    """The tiny run, as if it had been trained on PASCAL VOC."""
+    root = trees.write_voc_sbd(tmp_path / "pascal")
+    config = dataclasses.replace(
+        exported.run.config, data=str(root), dataset="voc", void=(), train_unseen=(), unseen=()
+    )
+    return dataclasses.replace(exported.run, config=config, split=ClassSplit(names=VOC_CLASSES))
+
+
+def test_the_gate_reads_the_kind_of_data_set_of_the_run(voc_run: Run) -> None:
+    data = gate_data(voc_run, images=None, count=2)
+    masks = [mask for _, mask in trees.voc_pairs(trees.VAL).values()]
+    assert data.truths is not None
+    for truth, mask in zip(data.truths, (masks[0], masks[-1]), strict=True):
+        np.testing.assert_array_equal(truth, mask)  # every class is a label, 255 stays void
+
+
+def test_calibration_reads_the_training_split(exported: Exported, voc_run: Run) -> None:
+    preprocess = exported.bundle.manifest.preprocess
+    frames = calibration_frames(voc_run, preprocess, images=None, count=3)
+    assert [frame.shape for frame in frames] == [(1, 3, 64, 64)] * 3
+
+
+def test_a_data_set_that_is_gone_asks_for_photos(voc_run: Run) -> None:
+    config = dataclasses.replace(voc_run.config, data="gone")
+    with pytest.raises(InputError, match="data set gone is not there; give --images a folder of p"):
+        gate_data(dataclasses.replace(voc_run, config=config), images=None, count=2)
