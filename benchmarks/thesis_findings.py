@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from thesis_plan import BASELINE, Claim, Comparison, Side
+from thesis_plan import ALL_LABELS, BASELINE, Claim, Comparison, Side
 from thesis_results import (
     TITLES,
     Evaluations,
@@ -160,7 +160,7 @@ def _table(cells: Sequence[Sequence[str]]) -> Iterator[str]:
 
 def _of_model(side: Side) -> str:
     """The model of a side, where its name does not say it already."""
-    return "" if side.model in {BASELINE, side.name} else side.model
+    return "" if side.model in {BASELINE, ALL_LABELS, side.name} else side.model
 
 
 def _best(

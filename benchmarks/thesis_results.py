@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thesis_plan import BASELINE, Comparison
+from thesis_plan import ALL_LABELS, BASELINE, Comparison
 
 from szn_train.evaluate import GROUPS, Evaluation
 from szn_train.metrics import Mode, Scores
@@ -87,6 +87,8 @@ def model_name(evaluation: Evaluation, model: str) -> str | None:
     names = list(evaluation.confusions)
     if model == BASELINE:
         return names[0]
+    if model == ALL_LABELS:
+        model = f"{names[0]} (all labels)"
     return model if model in names else None
 
 

@@ -20,7 +20,7 @@ from szn_runtime.errors import InputError, TrainingError, UsageError
 from szn_train.config import TrainConfig
 from szn_train.evaluate import Evaluation
 from szn_train.progress import Progress
-from tests.train import catalogue
+from tests.train import catalogue, trees
 
 QUIET = Progress(quiet=True)
 
@@ -416,6 +416,42 @@ def test_fcn_s_of_the_thesis_learns_with_its_sgd() -> None:
     step = TrainConfig.from_dict({**values, "data": "d"}).embedding_step
     assert (step.optimizer, step.learning_rate, step.momentum) == ("sgd", 1e-10, 0.99)
     assert voc_plan().values("voc-fcn-je", words="w.bin", sizes={})["embeddings"] == "w.bin"
+
+
+def test_a_table_of_the_thesis_from_its_own_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trees.write_voc_sbd(tmp_path / "data")
+    trees.write_context(tmp_path / "data")
+    recipe = {
+        "backbone": "efficientnet_lite0", "weights": "none", "embeddings": "one-hot",
+        "long_side": 64, "embedding_step": {"epochs": 1, "batch_size": 4},
+        "seenmask_step": {"epochs": 1, "batch_size": 4},
+    }  # fmt: skip
+    # as it is, but small, without weights that would be downloaded, and with images that have void
+    plan = voc_plan()
+    splits = {name: {**split, "drop_void": False} for name, split in plan.splits.items()}
+    small = replace(plan, recipe=recipe, splits=splits)
+    monkeypatch.setattr(thesis_tables, "thesis_plan", lambda: small)
+    result = CliRunner().invoke(
+        thesis_tables.main,
+        ["--data-root", str(tmp_path / "data"), "--table", "4", "--table", "5", "--quiet",
+         "--runs", str(tmp_path / "runs"), "--json", str(tmp_path / "r.json"),
+         "--markdown", str(tmp_path / "r.md")],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["mode"] == "thesis"
+    standard, context = report["rows"]
+    rows = {row["model"]: row for row in standard["rows"]}
+    assert rows["SZN-PS"]["published"]["unseen"] == [57.0, 52.9, 26.4, 56.9]
+    assert rows["FCN-JE (all labels)"]["published"]["overall"] == [87.5, 58.6, 43.8, 78.8]
+    assert rows["FCN-JE"]["published"] == {}  # the thesis has no numbers of the text's version
+    assert rows["SZN-PS"]["sizes"] == [17, 2, 2]
+    assert {row["model"]: row["sizes"] for row in context["rows"]}["SZN"] == [29, 2, 2]
+    assert len(standard["claims"]) == 4
+    assert standard["claims"][2]["published"] == [57.0, 18.6]
+    assert f"{rows['SZN']['unseen']['pa']:.1f} / 18.6" in (tmp_path / "r.md").read_text()
 
 
 def test_full_runs_and_nothing_else_at_the_preset_size() -> None:

@@ -115,7 +115,7 @@ class _Steps:
     """Both steps over one network, and what they share."""
 
     config: TrainConfig
-    dataset: FolderDataset
+    dataset: Dataset
     split: ClassSplit
     network: SeenmaskZeroShotNetwork
     processes: Processes
