@@ -109,7 +109,8 @@ def test_two_processes_train_like_one_with_the_doubled_batch(
 def test_a_checkpoint_of_two_processes_is_not_resumed_by_one(data: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path / "two.json", data, backbone="plain", **steps(2))
     process = start(config, tmp_path / "run", processes=2)
-    assert finish(process)
+    output = finish(process)
+    assert process.returncode == 0, output
     values = TrainConfig.from_dict(json.loads(config.read_text()))
     expected = "was written by another number of processes: got 1, expected 2; resume with as many"
     with pytest.raises(TrainingError, match=expected):

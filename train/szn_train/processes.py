@@ -51,7 +51,10 @@ class Processes:
         # accelerate keeps its state for the life of the process and refuses another precision,
         # which a second run in the same process may have; the process group stays as it is
         AcceleratorState._reset_state()
-        self._accelerator: Accelerator = Accelerator(mixed_precision=_MIXED[precision])
+        # without the flag accelerate takes several processes on CPUs for one
+        self._accelerator: Accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(), mixed_precision=_MIXED[precision]
+        )
         self.device: torch.device = self._accelerator.device
         self.count: int = self._accelerator.num_processes
         self.rank: int = self._accelerator.process_index
