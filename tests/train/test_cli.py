@@ -133,6 +133,7 @@ def test_options_of_the_embedding_step_reach_its_optimiser(tmp_path: Path, prese
         (["--resume"], 1, "is not a run folder"),
         (["--resume", "--random-train-unseen", "2"], 2, "got --random-train-unseen; give"),
         (["--resume", "--drop-void"], 2, "got --drop-void; give"),
+        (["--resume", "--check-data"], 2, "--check-data and --resume exclude each other"),
         (["--data", "d", "--contact-sheet", "s.png"], 2, "drawn by --check-data; give both"),
         (["--data", "d", "--dataset", "voc"], 1, "no data set at d: expected a folder"),
     ],

@@ -119,6 +119,8 @@ def train_main(
     given = {key: value for key, value in options.items() if value is not None}
     if contact_sheet is not None and not check_data:
         raise UsageError("--contact-sheet is drawn by --check-data", fix="give both")
+    if check_data and resume:
+        raise UsageError("--check-data and --resume exclude each other")
     if check_data:
         config = _config(data, preset, given)
         config = _with_random_train_unseen(config, random_train_unseen, given, quiet)
