@@ -59,7 +59,7 @@ def draw_comparison(
         for row in rows:
             for group, column, name in _MEASURES:
                 value = float(getattr(row.scores[group], column))
-                if row.model != "SZN" and math.isfinite(value) and _tells(row, group):
+                if math.isfinite(value) and _tells(row, group):
                     series.setdefault(f"{row.model} {name}", []).append((float(row.text), value))
         return line_figure(
             series, stem, title=comparison.title, x=comparison.x, y="percent", logarithmic=True
@@ -82,12 +82,13 @@ def draw_comparison(
 
 
 def _tells(row: ResultRow, group: str) -> bool:
-    """Whether a measure of a model is worth a curve: of U with the true seenmask, else of the rest.
+    """Whether a measure of a model is worth a curve.
 
-    The others are zero or follow from these.
+    Of U those of SZN and SZN-PS, of the rest those of the baseline: the others are zero or follow
+    from these.
     """
-    perfect = row.model == "SZN-PS"
-    return perfect if group == "unseen" else not perfect and "all labels" not in row.model
+    has_seenmask = row.model in {"SZN", "SZN-PS"}
+    return has_seenmask if group == "unseen" else not has_seenmask and "(" not in row.model
 
 
 def draw_numbered(number: int, figure: Figure, runs: Runs, folder: Path) -> list[Path]:
