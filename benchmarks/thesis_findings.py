@@ -160,7 +160,8 @@ def _table(cells: Sequence[Sequence[str]]) -> Iterator[str]:
 
 def _of_model(side: Side) -> str:
     """The model of a side, where its name does not say it already."""
-    return "" if side.model in {BASELINE, ALL_LABELS, side.name} else side.model
+    told = side.model in {BASELINE, ALL_LABELS} or side.name.startswith(side.model)
+    return "" if told else side.model
 
 
 def _best(

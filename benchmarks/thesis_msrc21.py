@@ -1,13 +1,8 @@
-"""What `thesis_tables.py --dataset msrc21` trains and compares: MSRC-21 in its 21-class protocol.
-
-`horse` and `mountain` are void, as usual. To add a run or a comparison, write a line here.
-"""
+"""What `thesis_tables.py --dataset msrc21` compares, on the runs of `thesis_msrc21_runs.py`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from thesis_msrc21_runs import RECIPE, SPLITS, VARIANTS
 from thesis_plan import (
     BASELINE,
     PERFECT,
@@ -16,121 +11,57 @@ from thesis_plan import (
     Comparison,
     Plan,
     Side,
-    Variant,
     between,
     figures,
-    merged,
     szn_claims,
 )
 
-from szn_train.config import load_preset
-
 __all__ = ["MSRC21"]
-
-_SHEEP_BICYCLE = ["sheep", "bicycle"]
-_SIX = [*_SHEEP_BICYCLE, "flower", "sign", "book", "chair"]
-_TEN = [*_SIX, "bird", "dog", "face", "body"]
-_TAUGHT = ["cat", "boat"]
-_RARE = {"void": ["horse", "mountain"]}
-
-_MSRC_RECIPE: Mapping[str, Any] = {
-    "backbone": "efficientnet_lite0",
-    "weights": "imagenet",
-    "stride": 16,
-    "embeddings": "glove",
-    "dim": 20,
-    "loss": "cosine",
-    "long_side": 224,
-    "crop_hw": [160, 224],
-    "embedding_step": {
-        "epochs": 6,
-        "batch_size": 8,
-        "learning_rate": 1e-3,
-        "head_rate": 3.0,
-        "optimizer": "adam",
-        "schedule": "cosine",
-        "warmup": 0.1,
-        "augment": True,
-    },
-    "seenmask_step": {
-        "epochs": 3,
-        "batch_size": 8,
-        "learning_rate": 1e-3,
-        "optimizer": "adam",
-        "schedule": "cosine",
-    },
-}
-"""About three minutes on two cores for the 394 training images."""
-
-_SOFTMAX = {"embeddings": "one-hot", "loss": "cross_entropy"}
-_SGD = {"optimizer": "sgd", "momentum": 0.9}
-
-
-def _full(**changes: Any) -> Variant:
-    """The preset szn-mini, with all classes seen."""
-    preset = load_preset("szn-mini")
-    for key in ("void", "train_unseen", "unseen"):
-        preset.pop(key, None)
-    return Variant(split="all-seen", changes=merged(preset, changes))
-
 
 _OVERALL = (BASELINE, "overall", "miou")
 _SEEN = (BASELINE, "train_seen", "miou")
 _UNSEEN = (PERFECT, "unseen", "pa")
 _LEARNED = (SZN, "unseen", "pa")
 
+_DENSITIES = (("", "reduced", "standard"), (", cosine,", "reduced-cosine", "cosine"))
+
+
+def _density_claim(suffix: str, reduced: str, standard: str) -> Claim:
+    """Table 6: the same unseen classes are told better where more classes are seen."""
+    table = "table6_szn_ps_unseen_sheep_train"
+    above, below = (
+        Side(
+            name=name + suffix,
+            variants=(variant,),
+            model=PERFECT,
+            published=(table, row, "unseen", "PA"),
+        )
+        for name, variant, row in (
+            ("(17, 2, 2)", standard, "(17, 2, 2)"),
+            ("(9, 2, 10)", reduced, "(9, 2, 2)"),
+        )
+    )
+    return Claim(above=above, below=below, metric="pa", group="unseen")
+
+
 _ADAM, _SGD_RUNS = ("standard", "adam-3e-4"), ("sgd-1e-1", "sgd-1e-2")
 
 MSRC21 = Plan(
-    recipe=_MSRC_RECIPE,
+    recipe=RECIPE,
     same_images=True,
-    splits={
-        "all-seen": _RARE,
-        "reduced": {**_RARE, "train_unseen": _TAUGHT, "unseen": _TEN},
-        "middle": {**_RARE, "train_unseen": _TAUGHT, "unseen": _SIX},
-        "standard": {**_RARE, "train_unseen": _TAUGHT, "unseen": _SHEEP_BICYCLE},
-        "other": {**_RARE, "train_unseen": ["dog", "chair"], "unseen": ["cow", "car"]},
-        "taught-1": {**_RARE, "train_unseen": _TAUGHT[:1], "unseen": _SHEEP_BICYCLE},
-        "taught-4": {
-            **_RARE,
-            "train_unseen": [*_TAUGHT, "dog", "chair"],
-            "unseen": _SHEEP_BICYCLE,
-        },
-    },
-    variants={
-        "fcn-s": Variant(split="all-seen", changes=_SOFTMAX),
-        "fcn-je": Variant(split="all-seen"),
-        "standard": Variant(split="standard"),
-        "reduced": Variant(split="reduced"),
-        "middle": Variant(split="middle"),
-        "other": Variant(split="other"),
-        "mse": Variant(split="standard", changes={"loss": "mse"}),
-        "cosine-ce": Variant(split="standard", changes={"loss": "cosine_ce"}),
-        "one-hot": Variant(split="standard", changes={"embeddings": "one-hot"}),
-        "fcn-je-one-hot": Variant(split="all-seen", changes={"embeddings": "one-hot"}),
-        "adam-3e-4": Variant(split="standard", changes={"embedding_step": {"learning_rate": 3e-4}}),
-        "sgd-1e-1": Variant(
-            split="standard", changes={"embedding_step": {**_SGD, "learning_rate": 0.1}}
-        ),
-        "sgd-1e-2": Variant(
-            split="standard", changes={"embedding_step": {**_SGD, "learning_rate": 0.01}}
-        ),
-        **{f"j-{dim}": Variant(split="standard", changes={"dim": dim}) for dim in (2, 5, 10, 50)},
-        "balanced": Variant(split="standard", changes={"balance_seenmask": True}),
-        "taught-1": Variant(split="taught-1"),
-        "taught-4": Variant(split="taught-4"),
-        "seed-1": Variant(split="standard", changes={"seed": 1}),
-        "seed-2": Variant(split="standard", changes={"seed": 2}),
-        "full-fcn-s": _full(**_SOFTMAX),
-        "full-fcn-je": _full(),
-    },
+    splits=SPLITS,
+    variants=VARIANTS,
     comparisons=(
         Comparison(name="variance", title="Variance of the words that j dimensions keep", table=1),
         Comparison(
             name="baselines",
             title="Baselines with all classes seen, (21, 0, 0)",
             table=2,
-            variants={"softmax": "fcn-s", "joint embedding": "fcn-je"},
+            variants={
+                "softmax": "fcn-s",
+                "joint embedding, cosine cross-entropy": "fcn-je",
+                "joint embedding, cosine": "fcn-je-cosine",
+            },
             claims=(
                 Claim(
                     above=Side(
@@ -139,12 +70,17 @@ MSRC21 = Plan(
                         published=("table2_baselines", "VOC FCN-S (21, 0, 0)", "mIoU"),
                     ),
                     below=Side(
-                        name="FCN-JE",
-                        variants=("fcn-je",),
+                        name="FCN-JE, cosine,",
+                        variants=("fcn-je-cosine",),
                         published=("table2_baselines", "VOC FCN-JE (21, 0, 0)", "mIoU"),
                     ),
                     metric="miou",
                     group="overall",
+                ),
+                *between(
+                    ("FCN-S", ("fcn-s",)),
+                    ("FCN-JE, cosine cross-entropy,", ("fcn-je",)),
+                    _OVERALL,
                 ),
             ),
         ),
@@ -152,8 +88,11 @@ MSRC21 = Plan(
             name="standard",
             title="Standard class density, (17, 2, 2): U is sheep and bicycle",
             table=4,
-            variants={"(17, 2, 2)": "standard"},
-            claims=szn_claims("standard", "table4_voc_17_2_2"),
+            variants={"cosine": "cosine", "cosine cross-entropy": "standard"},
+            claims=(
+                *szn_claims("cosine", "table4_voc_17_2_2", ", cosine,"),
+                *szn_claims("standard", "table4_voc_17_2_2"),
+            ),
         ),
         Comparison(
             name="seeds",
@@ -165,8 +104,11 @@ MSRC21 = Plan(
             name="reduced",
             title="Reduced class density, (9, 2, 10)",
             table=3,
-            variants={"(9, 2, 10)": "reduced"},
-            claims=szn_claims("reduced", "table3_voc_9_2_10"),
+            variants={"cosine": "reduced-cosine", "cosine cross-entropy": "reduced"},
+            claims=(
+                *szn_claims("reduced-cosine", "table3_voc_9_2_10", ", cosine,"),
+                *szn_claims("reduced", "table3_voc_9_2_10"),
+            ),
         ),
         Comparison(
             name="other",
@@ -180,7 +122,13 @@ MSRC21 = Plan(
             name="density",
             title="The same unseen classes, sheep and bicycle, at three class densities",
             table=6,
-            variants={"(9, 2, 10)": "reduced", "(13, 2, 6)": "middle", "(17, 2, 2)": "standard"},
+            variants={
+                "(9, 2, 10)": "reduced",
+                "(13, 2, 6)": "middle",
+                "(17, 2, 2)": "standard",
+                "(9, 2, 10), cosine": "reduced-cosine",
+                "(17, 2, 2), cosine": "cosine",
+            },
             unseen=("sheep", "bicycle"),
             claims=(
                 *between(
@@ -189,32 +137,7 @@ MSRC21 = Plan(
                 *between(
                     ("(17, 2, 2)", ("standard",)), ("(13, 2, 6)", ("middle",)), _UNSEEN, _LEARNED
                 ),
-                Claim(
-                    above=Side(
-                        name="(17, 2, 2)",
-                        variants=("standard",),
-                        model=PERFECT,
-                        published=(
-                            "table6_szn_ps_unseen_sheep_train",
-                            "(17, 2, 2)",
-                            "unseen",
-                            "PA",
-                        ),
-                    ),
-                    below=Side(
-                        name="(9, 2, 10)",
-                        variants=("reduced",),
-                        model=PERFECT,
-                        published=(
-                            "table6_szn_ps_unseen_sheep_train",
-                            "(9, 2, 2)",
-                            "unseen",
-                            "PA",
-                        ),
-                    ),
-                    metric="pa",
-                    group="unseen",
-                ),
+                *(_density_claim(suffix, *runs) for suffix, *runs in _DENSITIES),
             ),
             note="Epochs are scaled so that all three train on about as many images; those of a "
             "reduced split repeat more often.",
@@ -222,12 +145,12 @@ MSRC21 = Plan(
         Comparison(
             name="losses",
             title="Loss of the embedding, (17, 2, 2)",
-            variants={"cosine": "standard", "MSE": "mse", "cosine cross-entropy": "cosine-ce"},
+            variants={"cosine": "cosine", "MSE": "mse", "cosine cross-entropy": "standard"},
             claims=(
-                *between(("cosine", ("standard",)), ("MSE", ("mse",)), _OVERALL, _SEEN, _UNSEEN),
+                *between(("cosine", ("cosine",)), ("MSE", ("mse",)), _OVERALL, _SEEN, _UNSEEN),
                 *between(
-                    ("cosine cross-entropy", ("cosine-ce",)),
-                    ("cosine", ("standard",)),
+                    ("cosine cross-entropy", ("standard",)),
+                    ("cosine", ("cosine",)),
                     _OVERALL,
                     _SEEN,
                     _UNSEEN,

@@ -185,10 +185,16 @@ def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
     return result
 
 
-def szn_claims(variant: str, published: str) -> tuple[Claim, ...]:
-    """What the thesis found in each of its tables 3 to 5, whose FCN-JE chooses among all labels."""
+def szn_claims(variant: str, published: str, suffix: str = "") -> tuple[Claim, ...]:
+    """What the thesis found in each of its tables 3 to 5, whose FCN-JE chooses among all labels.
+
+    Args:
+        variant: Name of the variant.
+        published: Key of the thesis' table.
+        suffix: Of the models' names, where claims about several variants stand together.
+    """
     baseline, szn, perfect = (
-        Side(name=name, variants=(variant,), model=model)
+        Side(name=name + suffix, variants=(variant,), model=model)
         for name, model in (
             ("FCN-JE (all labels)", ALL_LABELS),
             ("SZN", SZN),
@@ -197,7 +203,7 @@ def szn_claims(variant: str, published: str) -> tuple[Claim, ...]:
     )
 
     def with_numbers(side: Side, group: str, column: str) -> Side:
-        row = side.name.removesuffix(" (all labels)")
+        row = side.name.removesuffix(suffix).removesuffix(" (all labels)")
         return replace(side, published=(published, row, group, column))
 
     return tuple(

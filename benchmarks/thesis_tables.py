@@ -9,10 +9,10 @@ MSRC-21 in a size that two cores train: explained variance over j, FCN-S against
 and standard class densities, the same unseen classes at several densities, losses, optimisers, j,
 and one-hot label embeddings as a control. `--full` trains both baselines by the recipe of szn-mini.
 
-All variants start from one recipe and from ImageNet weights, and differ in what `thesis_msrc21.py`
-says. Every run is kept in `--runs` and evaluated once: a second start goes on where the first one
-stopped, at the last finished epoch. Results are written after each run. A variant that cannot be
-trained is listed with its reason, and the exit code is 1.
+All variants start from one recipe and from ImageNet weights, and differ in what
+`thesis_msrc21_runs.py` says. Every run is kept in `--runs` and evaluated once: a second start goes on
+where the first one stopped, at the last finished epoch. Results are written after each run. A
+variant that cannot be trained is listed with its reason, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from typing import Any
 import click
 from click.core import ParameterSource
 from rich.console import Console
+from thesis_data import data_folder
 from thesis_drawing import draw_comparison, draw_numbered
 from thesis_msrc21 import MSRC21
 from thesis_outcome import SEEDS, Outcome
 from thesis_plan import Comparison, Plan
 from thesis_runs import Runs
-from thesis_voc import DOWNLOADS, KINDS, thesis_plan
+from thesis_voc import thesis_plan
 
 from szn_runtime._command import Command
 from szn_runtime.errors import InputError, SznError, TrainingError, UsageError
-from szn_train.datasets import open_dataset
 from szn_train.evaluate import Evaluation
 from szn_train.metrics import Mode
 from szn_train.progress import Progress
@@ -71,42 +71,6 @@ def chosen_comparisons(
     if not wanted and otherwise_all:
         wanted = {c.name for c in plan.comparisons if c.name != _FULL}
     return [c for c in plan.comparisons if c.name in wanted]
-
-
-def data_folder(dataset: str, root: Path) -> Path:
-    """Folder of the data set below the root.
-
-    Raises:
-        InputError: If something is missing: one line that says what to download and where to put
-            it.
-    """
-    if dataset == "msrc21":
-        folder = root if (root / "classes.txt").is_file() else root / "msrc21"
-        if not (folder / "classes.txt").is_file():
-            raise InputError(
-                f"no MSRC-21 in {root}",
-                expected="msrc21/ with images, masks, classes.txt and splits, see docs/data.md",
-                fix="download MSRC-21 (v2) from Microsoft Research Cambridge, write its masks as "
-                "class indices, and put it there",
-            )
-        for split in ("train", "val"):
-            open_dataset("folder", folder, split)
-        return folder
-    problems = []
-    for kind in KINDS:
-        for split in ("train", "val"):
-            try:
-                open_dataset(kind, root, split)
-            except InputError as error:
-                problems.append(error.what)
-                break  # the other split lacks the same
-    if problems:
-        raise InputError(
-            "; ".join(problems),
-            fix=f"download {' '.join(DOWNLOADS)} and unpack all of them in {root}, "
-            "or give --dataset msrc21",
-        )
-    return root
 
 
 @click.command(cls=Command)
