@@ -175,6 +175,8 @@ def _best(
 
     None if there is none, or some are still to come.
     """
+    if side.value is not None:
+        return side.value
     if not set(side.variants) <= set(evaluations):
         return None
     numbers = []

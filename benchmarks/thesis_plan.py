@@ -58,12 +58,14 @@ class Side:
             optimisers may have a choice of learning rates.
         model: "baseline", "all labels", "SZN" or "SZN-PS".
         published: Keys into the published numbers, down to a list, and the column; or nothing.
+        value: A number to compare with in place of variants.
     """
 
     name: str
-    variants: tuple[str, ...]
+    variants: tuple[str, ...] = ()
     model: str = BASELINE
     published: tuple[str, ...] = ()
+    value: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ and standard class densities, the same unseen classes at several densities, loss
 and one-hot label embeddings as a control. `--full` trains both baselines by the recipe of szn-mini.
 
 All variants start from one recipe and from ImageNet weights, and differ in what
-`thesis_msrc21_runs.py` says. Every run is kept in `--runs` and evaluated once: a second start goes on
-where the first one stopped, at the last finished epoch. Results are written after each run. A
+`thesis_msrc21_runs.py` says. Every run is kept in `--runs` and evaluated once: a second start goes
+on where the first one stopped, at the last finished epoch. Results are written after each run. A
 variant that cannot be trained is listed with its reason, and the exit code is 1.
 """
 

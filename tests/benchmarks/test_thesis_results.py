@@ -164,6 +164,17 @@ def test_a_claim_waits_for_its_variants_and_takes_the_best() -> None:
     assert found.below == 80
 
 
+def test_a_side_may_be_a_number() -> None:
+    goal = claim(Side(name="cosine", variants=("a",)), Side(name="the goal", value=60.5))
+    comparison = Comparison(name="g", title="G", claims=(goal,))
+    [found] = findings(comparison, EVALUATIONS, "standard", PUBLISHED, ("a", "b"))
+    assert str(found) == (
+        "does not hold: cosine is above the goal in overall PA: 60.0 against 60.5, -0.5 points, "
+        "which is within the 12.0 that seeds change"
+    )
+    assert findings(comparison, {}, "standard", PUBLISHED) == []
+
+
 def test_the_harmonic_mean_may_be_claimed() -> None:
     comparison = Comparison(
         name="h", title="H",
