@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -248,11 +249,30 @@ def test_every_figure_of_a_run(run: Run, tmp_path: Path) -> None:
     stems = {path.name.rpartition(".")[0] for path in paths}
     assert stems == {
         "confusion-fcn-je", "confusion-fcn-je-all-labels", "confusion-szn", "confusion-szn-ps",
-        "class-iou", "history", "szn-v2", "szn-v1",
+        "class-iou", "history", "variance", "szn-v2", "szn-v1",
     }  # fmt: skip
+    variance = rows_of(tmp_path / "variance.csv")
+    chosen = variance.pop()
+    assert [float(row["j"]) for row in variance] == list(range(1, catalogue.WORD_LENGTH + 1))
+    assert chosen["series"] == "this run: j = 4"
+    assert run.space.explained_variance is not None
+    kept = 100 * run.space.explained_variance
+    assert float(chosen["percent of the variance"]) == pytest.approx(kept, abs=1e-3)
     # v2 shows sheep, which is U, v1 boat of train_unseen: they come first
     data = json.loads((tmp_path / "szn-v2.json").read_text())
     assert "unseen" in {entry["set"] for entry in data["labels"]}
+
+
+def test_a_run_whose_words_or_history_are_gone_is_drawn_without(run: Run, tmp_path: Path) -> None:
+    alone = replace(
+        run,
+        folder=tmp_path / "copied",
+        config=replace(run.config, embeddings=str(tmp_path / "gone.txt")),
+    )
+    evaluation = evaluate(run, progress=Progress(quiet=True))
+    paths = draw_evaluation(alone, evaluation, open_split(run), tmp_path / "f", images=0)
+    stems = {path.name.rpartition(".")[0] for path in paths}
+    assert {stem for stem in stems if not stem.startswith("confusion-")} == {"class-iou"}
 
 
 @pytest.mark.parametrize("model", ["SZN-PS", "FCN-JE"])

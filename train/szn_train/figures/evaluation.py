@@ -8,16 +8,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from szn_runtime.errors import InputError, MissingDependencyError
 from szn_train.classes import VOID, ClassSplit
 from szn_train.datasets import Dataset
 from szn_train.decisions import Predictor
 from szn_train.evaluate import Evaluation
 from szn_train.figures.bars import bars_figure
 from szn_train.figures.confusion import confusion_figure
-from szn_train.figures.curves import history_figure
+from szn_train.figures.curves import history_figure, line_figure
 from szn_train.figures.predictions import Picture, predictions_figure
 from szn_train.metrics import class_scores
 from szn_train.run import Run
+from szn_train.semantic import load_word_vectors
+from szn_train.variance import explained_variance
 
 __all__ = ["draw_evaluation", "draw_predictions", "file_name"]
 
@@ -26,6 +29,8 @@ def draw_evaluation(
     run: Run, evaluation: Evaluation, dataset: Dataset, folder: Path, *, images: int = 6
 ) -> list[Path]:
     """Draw confusion matrices, IoU of each class, curves and some images of a run.
+
+    The curves are those of the training and of the words' explained variance.
 
     Args:
         run: The run.
@@ -57,7 +62,30 @@ def draw_evaluation(
     history = run.folder / "history.csv"
     if history.is_file():  # a run folder that was copied for its weights may lack it
         paths += history_figure(history, folder / "history", title=f"training {sizes}")
+    paths += _draw_variance(run, folder)
     return paths + draw_predictions(run, dataset, folder, images=images)
+
+
+def _draw_variance(run: Run, folder: Path) -> list[Path]:
+    """Explained variance over j (thesis table 1), where the labels came from words by a PCA."""
+    if run.space.basis is None:
+        return []
+    try:
+        words = load_word_vectors(run.config.embeddings)
+    except (InputError, MissingDependencyError):  # a run may outlive the file of its words
+        return []
+    percent = (100 * explained_variance(words.vectors)).tolist()
+    chosen = run.config.dim
+    return line_figure(
+        {
+            words.source: list(enumerate(percent, start=1)),
+            f"this run: j = {chosen}": [(chosen, percent[chosen - 1])],
+        },
+        folder / "variance",
+        title="explained variance",
+        x="j",
+        y="percent of the variance",
+    )
 
 
 def draw_predictions(
