@@ -465,14 +465,12 @@ def main(
             ]  # fmt: skip
             for case in cases:
                 _measure_into(rows, not_run, case, Path(folder), peaks, console, quick=quick)
+                if json_path:  # a long run that is stopped keeps what it has
+                    _write(json_path, rows, peaks, not_run)
         if not any(case.backend == "tensorrt" for case in cases):
             reason = "no NVIDIA GPU" if shutil.which("nvidia-smi") is None else "no engine in it"
             not_run.append({"model": name, "backend": "tensorrt", "reason": reason})
-    for row in rows:
-        flops = peaks.flops(row["precision"])
-        a_frame = row["ours_ms"] / (1 if row["ms_per"] == "frame" else row["batch"])
-        done = 2e9 * row["gmacs"] / (1e-3 * a_frame)
-        row["peak_share"] = None if flops is None else done / flops
+    _add_shares(rows, peaks)
     for each in hints:
         console.print(_table([row for row in rows if row["hint"] == each], each, threads))
     for computed, peak in peaks.to_json().items():
@@ -483,9 +481,25 @@ def main(
         what = " ".join(value for key, value in missing.items() if key != "reason")
         console.print(f"{what}: not run: {missing['reason']}", markup=False)
     if json_path:
-        write_report(json_path, "network", rows, peaks=peaks.to_json(), not_run=not_run)
+        _write(json_path, rows, peaks, not_run)
     if plot:
         _plot(rows, plot)
+
+
+def _write(
+    path: Path, rows: list[dict[str, Any]], peaks: Peaks, not_run: list[dict[str, str]]
+) -> None:
+    _add_shares(rows, peaks)
+    write_report(path, "network", rows, peaks=peaks.to_json(), not_run=not_run)
+
+
+def _add_shares(rows: list[dict[str, Any]], peaks: Peaks) -> None:
+    """What share of the matrix-product peak each row reaches."""
+    for row in rows:
+        flops = peaks.flops(row["precision"])
+        a_frame = row["ours_ms"] / (1 if row["ms_per"] == "frame" else row["batch"])
+        done = 2e9 * row["gmacs"] / (1e-3 * a_frame)
+        row["peak_share"] = None if flops is None else done / flops
 
 
 def _measure_into(

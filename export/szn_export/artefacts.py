@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from szn_export.config import ExportConfig
+from szn_export.draft import Draft
 from szn_export.gate import Reference
 from szn_export.gate_images import calibration_frames
 from szn_export.measuring import Runner, engine_runner, ir_runners, measure, onnx_runners
 from szn_export.report import Row
 from szn_runtime.backends import Backend, BackendOptions, open_backend
-from szn_runtime.bundle import LABELS_FILE, Artefact, Bundle, Manifest, write_bundle
+from szn_runtime.bundle import LABELS_FILE, Artefact, Bundle, write_bundle
 from szn_runtime.errors import GateError
 from szn_runtime.labels import LabelSet
 from szn_runtime.onnx_guard import check_onnx
@@ -26,12 +26,10 @@ from szn_train.progress import Progress
 from szn_train.run import Run
 
 __all__ = [
-    "Draft",
     "add_fp16",
     "add_fp32",
     "add_int8",
     "add_openvino",
-    "add_split",
     "add_tensorrt",
     "add_with_sei",
 ]
@@ -40,23 +38,6 @@ __all__ = [
 _SENSITIVITY_IMAGES = 12
 # with more layers in floating point INT8 is no faster than FP32
 _MOST_FLOAT_LAYERS = 12
-
-
-@dataclass(kw_only=True, eq=False)
-class Draft:
-    """The bundle so far."""
-
-    manifest: Manifest
-    files: dict[str, bytes]
-    rows: list[Row] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
-
-    def add(self, artefact: Artefact, files: Mapping[str, bytes]) -> None:
-        """Take an artefact into the bundle."""
-        kept = tuple(a for a in self.manifest.artefacts if a.file != artefact.file)
-        self.manifest = dataclasses.replace(self.manifest, artefacts=(*kept, artefact))
-        self.files |= files
 
 
 def _gated(
@@ -115,7 +96,7 @@ def add_fp16(draft: Draft, reference: Reference, config: ExportConfig, progress:
     content = to_fp16(draft.files["model.onnx"])
     check_onnx(content)
     artefact = Artefact(
-        kind="onnx", precision="fp16", file="model.fp16.onnx", opset=_opset(draft), facts={}
+        kind="onnx", precision="fp16", file="model.fp16.onnx", opset=draft.opset, facts={}
     )
     runners = onnx_runners(content, draft.manifest, "fp16")
     _gated(draft, reference, config, progress, artefact, {artefact.file: content}, runners)
@@ -169,9 +150,7 @@ def add_int8(
             continue
         content = to_int8(source, calibration, target=target, keep_float=found.keep_float)
         check_onnx(content)
-        artefact = Artefact(
-            kind=kind, precision="int8", file=file, opset=_opset(draft), facts=facts
-        )
+        artefact = Artefact(kind=kind, precision="int8", file=file, opset=draft.opset, facts=facts)
         runners = onnx_runners(content, draft.manifest, "int8")
         if target == "tensorrt":
             runners = runners[:1]  # onnxruntime computes it, if slowly
@@ -292,17 +271,6 @@ def _staged_engine(
     return opener
 
 
-def add_split(draft: Draft) -> None:
-    """Trunk and heads as files of their own."""
-    from szn_export.split import split_onnx
-
-    for name, content in split_onnx(draft.files["model.onnx"]).items():
-        file = f"{name}.onnx"
-        kind = f"onnx-{name.replace('_', '-')}"
-        artefact = Artefact(kind=kind, precision="fp32", file=file, opset=_opset(draft), facts={})
-        draft.add(artefact, {file: content})
-
-
 def add_with_sei(
     draft: Draft, reference: Reference, config: ExportConfig, progress: Progress
 ) -> None:
@@ -324,7 +292,7 @@ def add_with_sei(
         return
     facts = {"labels": list(reference.labels.names), "label_flips": flips}
     artefact = Artefact(
-        kind="onnx-sei", precision="fp32", file=file, opset=_opset(draft), facts=facts
+        kind="onnx-sei", precision="fp32", file=file, opset=draft.opset, facts=facts
     )
     draft.add(artefact, {file: content})
 
@@ -353,7 +321,3 @@ def _sei_flips(draft: Draft, reference: Reference, content: bytes) -> float:
             differing += int((labels != expected).sum())
             pixels += labels.size
     return 100 * differing / pixels
-
-
-def _opset(draft: Draft) -> int | None:
-    return draft.manifest.artefacts[0].opset

@@ -99,6 +99,9 @@ class ExportConfig:
             lines += [f"OpenVINO {p}: model.{p}.xml, model.{p}.bin" for p in kept]
         if self.split:
             lines.append("parts: fcn.onnx, embedding_head.onnx, seenmask_head.onnx")
+            if self.tensorrt is not None:
+                kept = [p for p in self.made if p != "int8"]
+                lines += [f"TensorRT engines {p} of the parts: *.{p}.engine" for p in kept]
         if self.with_sei:
             lines.append("ONNX with SEI: model.sei.onnx")
         if self.triton is not None:

@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 
 import szn_runtime
 from szn_export.artefacts import (
-    Draft,
     add_fp16,
     add_fp32,
     add_int8,
     add_openvino,
-    add_split,
     add_tensorrt,
     add_with_sei,
 )
 from szn_export.config import ExportConfig
+from szn_export.draft import Draft
 from szn_export.gate import reference_of
 from szn_export.gate_images import gate_data
+from szn_export.parts import add_parts
 from szn_export.report import Row, flips_picture, report_json, report_markdown
 from szn_export.to_onnx import EMBEDDING, FRAMES, SEENMASK, onnx_from_network
 from szn_runtime.backends import Grids
@@ -126,7 +126,7 @@ def export(run: Run, folder: Path, config: ExportConfig, *, progress: Progress) 
         if config.tensorrt is not None:
             add_tensorrt(draft, reference, config, progress)
         if config.split:
-            add_split(draft)
+            add_parts(draft, reference, config, progress)
         if config.with_sei:
             add_with_sei(draft, reference, config, progress)
     facts = {"name": name, "precisions": list(config.made)}

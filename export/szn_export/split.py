@@ -10,7 +10,10 @@ from szn_runtime.errors import ExportError
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["FEATURES", "PARTS", "split_onnx"]
+__all__ = ["FEATURES", "PARTS", "Sizes", "sizes_of", "split_onnx"]
+
+Sizes = tuple[int, int, int, int]
+"""N, C, H, W."""
 
 FEATURES = "features"
 """Name of the tensor between trunk and heads, (N, C, h, w) float32."""
@@ -56,6 +59,26 @@ def split_onnx(model: bytes) -> dict[str, bytes]:
         onnx.checker.check_model(part, full_check=True)
         parts[name] = bytes(part.SerializeToString(deterministic=True))
     return parts
+
+
+def sizes_of(part: bytes, sizes: Sizes) -> Sizes:
+    """Sizes of a part's output for those of its input.
+
+    Raises:
+        ExportError: If they do not follow from the graph.
+    """
+    import onnx
+
+    model = onnx.load_model_from_string(part)
+    for dimension, size in zip(model.graph.input[0].type.tensor_type.shape.dim, sizes, strict=True):
+        dimension.dim_value = size
+    for dimension in model.graph.output[0].type.tensor_type.shape.dim:
+        dimension.Clear()
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    n, c, h, w = (d.dim_value for d in inferred.graph.output[0].type.tensor_type.shape.dim)
+    if min(n, c, h, w) < 1:
+        raise ExportError("the output's size does not follow from the graph", got=(n, c, h, w))
+    return n, c, h, w
 
 
 def _rename(model: onnx.ModelProto, old: str, new: str) -> None:

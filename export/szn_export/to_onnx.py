@@ -24,6 +24,8 @@ __all__ = ["EMBEDDING", "FRAMES", "SEENMASK", "ExportGraph", "onnx_from_network"
 FRAMES, EMBEDDING, SEENMASK = "frames", "embedding", "seenmask"
 """Names of the graph's input and outputs."""
 
+# protobuf counts a message's bytes in 31 bits; a graph without weights takes far less than the rest
+_MOST_BYTES = (1 << 31) - (1 << 24)
 _DIMENSIONS = {
     FRAMES: ("batch", None, "height", "width"),
     EMBEDDING: ("batch", None, "grid_height", "grid_width"),
@@ -60,10 +62,12 @@ def onnx_from_network(
         The file's content and its opset.
 
     Raises:
-        ExportError: If torch or onnx fail, or the graph is not the one expected.
+        ExportError: If torch or onnx fail, the graph is not the one expected, or the weights do not
+            fit one file.
     """
     import onnx
 
+    _check_size(network)
     stride = network.backbone.info.stride
     example = torch.zeros(1, 3, 8 * stride, 6 * stride)
     try:
@@ -94,6 +98,18 @@ def onnx_from_network(
         raise ExportError(f"onnx refuses the exported graph ({error})") from error
     opset = next(entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"})
     return model.SerializeToString(deterministic=True), int(opset)
+
+
+def _check_size(network: nn.Module) -> None:
+    """Refuse what does not fit one file; the parser of the runtime takes no others."""
+    size = sum(p.numel() * p.element_size() for p in network.state_dict().values())
+    if size > _MOST_BYTES:
+        raise ExportError(
+            "the network is too large for one ONNX file",
+            got=f"{size / 1e9:.1f} GB of weights",
+            expected=f"at most {_MOST_BYTES / 1e9:.1f} GB",
+            fix="choose a smaller backbone",
+        )
 
 
 @contextmanager

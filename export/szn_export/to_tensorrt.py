@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from szn_runtime.backends._building import BuildOptions, build_engine
 from szn_runtime.backends._cuda import find_gpu, load_cuda
 from szn_runtime.backends._engine import FLAVOURS, EngineFacts, Profile, open_library
+from szn_runtime.backends.tensors import Expected
 from szn_runtime.errors import BackendError, ExportError, MissingDependencyError, UsageError
 from szn_runtime.manifest import Manifest, Preprocess
 
@@ -107,6 +108,8 @@ def engine_from_onnx(
     config: TensorRTConfig,
     *,
     precision: str,
+    expected: Expected | None = None,
+    profile: Profile | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[bytes, EngineFacts]:
     """Build an engine.
@@ -116,6 +119,8 @@ def engine_from_onnx(
         manifest: Names and channels of the network's tensors, and the frames it is for.
         config: How to build.
         precision: That the file has: "fp32", "fp16", "bf16" or "int8". The engine takes it over.
+        expected: Tensors of a part of the network; None for the whole.
+        profile: Shapes of the part's input; None for the frames.
         progress: Called with lines that say how far it is.
 
     Returns:
@@ -129,7 +134,7 @@ def engine_from_onnx(
         UsageError: If the sizes do not suit the network, the library does not know a flag or
             compute capability, or an option is not for the flavour that "auto" chose.
     """
-    profile = config.profile(manifest.preprocess)
+    profile = profile or config.profile(manifest.preprocess)
     flavour = choose_flavour() if config.flavour == "auto" else config.flavour
     if config.flavour == "auto" and flavour == "rtx" and config.timing_cache is not None:
         if progress is not None:
@@ -138,7 +143,7 @@ def engine_from_onnx(
     try:
         return build_engine(
             onnx,
-            manifest,
+            expected or Expected.of(manifest),
             flavour=flavour,
             profile=profile,
             precision=precision,

@@ -11,6 +11,8 @@ __all__ = ["shrink_into"]
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
 
+_HALF = np.float32(0.5)  # rounds when the fraction is cut off
+
 # One version for frames that may be written and those that may not, and for buffers of any stride.
 _SIGNATURE = types.void(
     types.Array(uint8, 2, "C", readonly=True),
@@ -18,7 +20,8 @@ _SIGNATURE = types.void(
     float32[:, ::1],
     int32[:, ::1],
     float32[:, ::1],
-    float32[:, ::1],
+    float32[::1],
+    float32[::1],
     float32[:, :, :],
 )
 _fast = njit(
@@ -37,10 +40,11 @@ def shrink_into(
     y_weight: F32,
     index: I32,
     x_weight: F32,
-    tables: F32,
+    scale: F32,
+    shift: F32,
     out: F32,
 ) -> None:
-    """Average the pixels under each pixel of the smaller frame, round, and look the level up.
+    """Average the pixels under each pixel of the smaller frame, round, and normalise.
 
     Args:
         image: (H, W * 3) uint8, rows of interleaved channels.
@@ -48,9 +52,9 @@ def shrink_into(
         y_weight: (n, h) float32 weights of the rows from there, their sum is 1; those after the
             first may be 0, then there need not be such a row.
         index: (3, w) int32 first value of a row under each output pixel, for each channel.
-        x_weight: (m, w) float32 weights of every third value from there, likewise.
-        tables: (3, 257) float32 value of each level; the last one is for means that rounding
-            brings above 255.
+        x_weight: (m, w) float32 weights of every third value from there, likewise; m >= 2.
+        scale: (3,) float32 factor of each channel's levels.
+        shift: (3,) float32 added after it.
         out: (3, h, w) float32, written; rows are contiguous.
     """
     # unsigned, so that no index can count from the end: these loops become vector instructions
@@ -70,13 +74,21 @@ def shrink_into(
                 source = image[first + t]
                 for i in range(columns):
                     row[i] += w * source[i]
+        second, w0, w1 = row[3:], x_weight[0], x_weight[1]
         for c in range(3):
-            at, table, to = index[c], tables[c], out[c, y]
+            at, to, factor, offset = index[c], out[c, y], scale[c], shift[c]
+            if taps == 2:  # ratios up to 2, as of most cameras: all in one pass
+                for x in range(width):
+                    at_x = np.uint32(at[x])
+                    level = np.int32(_HALF + w0[x] * row[at_x] + w1[x] * second[at_x])
+                    to[x] = np.float32(level) * factor + offset
+                continue
             for x in range(width):
-                mean[x] = np.float32(0.5)  # rounds when the fraction is cut off
-            for t in range(taps):
+                at_x = np.uint32(at[x])
+                mean[x] = _HALF + w0[x] * row[at_x] + w1[x] * second[at_x]
+            for t in range(2, taps):
                 weight, part = x_weight[t], row[3 * t :]
                 for x in range(width):
                     mean[x] += weight[x] * part[np.uint32(at[x])]
             for x in range(width):
-                to[x] = table[np.uint32(mean[x])]
+                to[x] = np.float32(np.int32(mean[x])) * factor + offset

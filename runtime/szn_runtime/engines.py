@@ -32,8 +32,9 @@ def rebuild_engines(
         MissingDependencyError: If TensorRT is not installed.
     """
     from szn_runtime.backends._building import rebuild_engine
+    from szn_runtime.backends._engine import is_engine
 
-    engines = [a for a in bundle.manifest.artefacts if a.kind == "tensorrt"]
+    engines = [a for a in bundle.manifest.artefacts if is_engine(a)]
     if not engines:
         raise BundleError(
             f"the bundle {bundle.path} has no TensorRT engine",

@@ -138,11 +138,11 @@ class Normaliser:
 
     def __init__(self, preprocess: Preprocess) -> None:
         levels = np.arange(256, dtype=np.float64)
-        # for each channel of the network its value for each of the 256 levels, the last one twice
-        self._tables = np.empty((3, 257), np.float32)
-        for table, mean, std in zip(self._tables, preprocess.mean, preprocess.std, strict=True):
-            table[:256] = (levels - mean) / std
-        self._tables[:, 256] = self._tables[:, 255]
+        mean, std = (np.array(v, np.float64)[:, None] for v in (preprocess.mean, preprocess.std))
+        # (3, 256): for each channel of the network its value for each level
+        self._tables = ((levels - mean) / std).astype(np.float32)
+        self._scale = (1 / std[:, 0]).astype(np.float32)
+        self._shift = (-mean / std)[:, 0].astype(np.float32)
         # the plane of a BGR frame that each channel of the network takes
         self._planes_of = (2, 1, 0) if preprocess.channel_order == "rgb" else (0, 1, 2)
         self._resized = np.empty((0, 0, 3), np.uint8)
@@ -198,7 +198,7 @@ class Normaliser:
         planes = cv2.split(image_bgr, self._planes)  # (h, w, 3) -> 3 of (h, w)
         for channel, table in enumerate(self._tables):
             # in place: OpenCV takes the row-strided view as it is
-            cv2.LUT(planes[self._planes_of[channel]], table[None, :256], out[channel])
+            cv2.LUT(planes[self._planes_of[channel]], table[None], out[channel])
 
     def _shrink(
         self, image_bgr: NDArray[np.uint8], layout: Layout, out: NDArray[np.float32]
@@ -217,7 +217,7 @@ class Normaliser:
             first = 3 * columns[0] + np.array(self._planes_of, np.int32)[:, None]  # (3, w)
             self._areas = (layout, (*rows, first.astype(np.int32), columns[1]))
         flat = np.ascontiguousarray(image_bgr).reshape(layout.frame_hw[0], -1)  # (H, W * 3)
-        shrink_into(flat, *self._areas[1], self._tables, out)
+        shrink_into(flat, *self._areas[1], self._scale, self._shift, out)
 
 
 def _areas(pixels: int, smaller: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -225,7 +225,7 @@ def _areas(pixels: int, smaller: int) -> tuple[NDArray[np.int32], NDArray[np.flo
 
     Returns:
         (n,) int32 the first pixel under each; and (m, n) float32 the shares of the pixels from
-        there, their sum 1.
+        there, their sum 1; m >= 2.
     """
     edges = np.arange(smaller + 1) * (pixels / smaller)
     low, high = edges[:-1], edges[1:]
@@ -234,7 +234,7 @@ def _areas(pixels: int, smaller: int) -> tuple[NDArray[np.int32], NDArray[np.flo
     share = np.minimum(high, pixel + 1) - np.maximum(low, pixel)
     share[(share < 1e-6) | (pixel >= pixels)] = 0
     share /= share.sum(axis=0)
-    used = int(np.flatnonzero(share.any(axis=1)).max()) + 1
+    used = max(2, int(np.flatnonzero(share.any(axis=1)).max()) + 1)
     return start, share[:used].astype(np.float32)
 
 

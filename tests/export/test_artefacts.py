@@ -12,9 +12,10 @@ import pytest
 from click.testing import CliRunner
 from onnx import numpy_helper
 
-from szn_export.artefacts import Draft, add_fp16
+from szn_export.artefacts import add_fp16
 from szn_export.cli import main
 from szn_export.config import ExportConfig
+from szn_export.draft import Draft
 from szn_export.export import ExportResult, export, pytorch_reference
 from szn_export.gate import DEFAULT_BUDGETS, Budget, reference_of
 from szn_export.gate_images import gate_data
@@ -79,6 +80,10 @@ def test_every_artefact_is_there(whole: Whole) -> None:
     if RTX:
         expected |= {("tensorrt", p): f"model.{p}.engine" for p in ("fp32", "fp16", "int8")}
         expected["onnx-tensorrt", "int8"] = "model.int8.tensorrt.onnx"
+        for part in ("fcn", "embedding_head", "seenmask_head"):
+            kind = part.replace("_", "-")
+            expected[f"onnx-{kind}", "fp16"] = f"{part}.fp16.onnx"
+            expected |= {(f"tensorrt-{kind}", p): f"{part}.{p}.engine" for p in ("fp32", "fp16")}
     assert found == expected
     assert whole.result.refused == ()
     facts = whole.bundle.artefact(precision="int8").facts
@@ -91,6 +96,8 @@ def test_the_report_names_every_runner(whole: Whole) -> None:
     assert rows["model.onnx", "onnxruntime fp32"] == "ok"
     assert rows["model.int8.onnx", "openvino int8"] == "ok"
     assert rows["model.fp32.xml", "openvino fp32"] == "ok"
+    parts = "fcn.onnx, embedding_head.onnx, seenmask_head.onnx"
+    assert rows[parts, "onnxruntime fp32, one after the other"] == "ok"
     text = whole.bundle.read("export_report.md").decode()
     assert "model.sei.onnx: 0.0000 % of its labels differ" in text
     assert "INT8 in every layer" in text

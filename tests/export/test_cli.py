@@ -135,6 +135,7 @@ def test_a_dry_run_says_what_would_be_made(tmp_path: Path) -> None:
         "OpenVINO fp32: model.fp32.xml, model.fp32.bin",
         "OpenVINO int8: model.int8.xml, model.int8.bin",
         "parts: fcn.onnx, embedding_head.onnx, seenmask_head.onnx",
+        "TensorRT engines fp32 of the parts: *.fp32.engine",
         "ONNX with SEI: model.sei.onnx",
         f"Triton model repository: {tmp_path / 't'}",
     ]

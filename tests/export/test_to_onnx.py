@@ -5,7 +5,9 @@ import onnx
 import pytest
 import torch
 
+from szn_export.to_onnx import onnx_from_network
 from szn_runtime.backends import open_backend
+from szn_runtime.errors import ExportError
 from tests.conftest import REPOSITORY
 from tests.export.conftest import Exported
 
@@ -56,3 +58,11 @@ def test_any_batch_and_size_equal_pytorch(
         theirs = exported.run.network(torch.from_numpy(frames))
     np.testing.assert_allclose(ours.embedding, theirs.embedding.numpy(), atol=2e-4)
     np.testing.assert_allclose(ours.seenmask, theirs.seenmask.numpy(), atol=2e-4)
+
+
+def test_a_network_that_does_not_fit_one_file(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("szn_export.to_onnx._MOST_BYTES", 100)
+    with pytest.raises(ExportError, match=r"too large for one ONNX file: got 0\.0 GB of weights"):
+        onnx_from_network(exported.run.network, {})

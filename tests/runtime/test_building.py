@@ -19,7 +19,7 @@ from szn_runtime.backends._building import BuildOptions, build_engine, rebuild_e
 from szn_runtime.backends._engine import EngineFacts, Profile, open_library
 from szn_runtime.backends.fake import FakeBackend
 from szn_runtime.backends.tensorrt import TensorRTBackend
-from szn_runtime.backends.tensors import TensorFacts
+from szn_runtime.backends.tensors import Expected, TensorFacts
 from szn_runtime.bundle import Artefact, Bundle
 from szn_runtime.errors import BackendError, BundleError, MissingDependencyError, UsageError
 from tests.conftest import REPOSITORY
@@ -33,7 +33,7 @@ ONNX = b"an ONNX file"
 
 def build(onnx: bytes = ONNX, **changes: Any) -> tuple[bytes, EngineFacts]:
     values: dict[str, Any] = {"flavour": "tensorrt", "profile": PROFILE, "precision": "fp32"}
-    return build_engine(onnx, catalogue.manifest(), **{**values, **changes})
+    return build_engine(onnx, Expected.of(catalogue.manifest()), **{**values, **changes})
 
 
 def engine_in_bundle(folder: Path, engine: bytes, facts: EngineFacts, onnx: bytes) -> Bundle:
@@ -478,6 +478,27 @@ class TestRebuilding:
         again = engine_in_bundle(tmp_path / "again", engine, facts, onnx)
         with TensorRTBackend.from_bundle(again, BackendOptions()) as backend:
             assert backend.provider == "TensorRT 10.3.0"
+
+    def test_an_engine_of_a_part(
+        self, old: EngineFacts, trt: FakeBuilderTensorRT, tmp_path: Path
+    ) -> None:
+        """Its tensors are not those of the manifest, so that its own facts say what they are."""
+        old = dataclasses.replace(
+            old,
+            outputs=(TensorFacts(name="features", dtype="float32", shape=(None, 7, None, None)),),
+        )
+        onnx = catalogue.onnx_model()
+        artefacts = (
+            Artefact(kind="onnx-fcn", precision="fp32", file="fcn.onnx", opset=20),
+            Artefact(kind="tensorrt-fcn", precision="fp32", file="fcn.engine", facts=old.to_json()),
+        )
+        files = {"fcn.onnx": onnx, "fcn.engine": b"stale"}
+        bundle = Bundle.open(
+            catalogue.tiny_bundle(tmp_path / "b", files=files, artefacts=artefacts)
+        )
+        trt.outputs = [tensor("features", 7)]
+        _, facts = rebuild_engine(bundle, bundle.artefact(kind="tensorrt-fcn"))
+        assert [t.name for t in facts.outputs] == ["features"]
 
     def test_without_its_file(self, old: EngineFacts, tmp_path: Path) -> None:
         other = dataclasses.replace(old, onnx_sha256="a" * 64)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from szn_runtime.backends.tensors import TensorFacts, check_tensors
+from szn_runtime.backends.tensors import Expected, TensorFacts, check_tensors
 from szn_runtime.errors import BackendError
 from tests.runtime import catalogue
 
@@ -20,12 +20,12 @@ GOOD: dict[str, list[TensorFacts]] = {
 
 
 def test_tensors_that_fit() -> None:
-    manifest = catalogue.manifest()
-    check_tensors(**GOOD, manifest=manifest)
+    expected = Expected.of(catalogue.manifest())
+    check_tensors(**GOOD, expected=expected)
     more = [*GOOD["outputs"], tensor("attention", 4, dtype="int8")]
-    check_tensors(GOOD["inputs"], more, manifest)
+    check_tensors(GOOD["inputs"], more, expected)
     half = [tensor("image", None, None, None, None, dtype="float16")]
-    check_tensors(half, GOOD["outputs"], manifest, dtypes=("float32", "float16"))
+    check_tensors(half, GOOD["outputs"], expected, dtypes=("float32", "float16"))
 
 
 @pytest.mark.parametrize(
@@ -44,4 +44,4 @@ def test_tensors_that_fit() -> None:
 )
 def test_tensors_that_do_not_fit(changes: dict[str, Any], match: str) -> None:
     with pytest.raises(BackendError, match=match):
-        check_tensors(**{**GOOD, **changes}, manifest=catalogue.manifest())
+        check_tensors(**{**GOOD, **changes}, expected=Expected.of(catalogue.manifest()))

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from szn_train.checkpoint import read_json
 from szn_train.classes import ClassSplit
-from szn_train.cli import eval_main, train_main
+from szn_train.cli import _config, eval_main, train_main
 from szn_train.config import TrainConfig, load_preset, preset_names
 from szn_train.datasets.context import CONTEXT_CLASSES
 from szn_train.datasets.voc import VOC_CLASSES
@@ -233,6 +233,15 @@ def test_a_preset_with_a_wrong_table_is_one_line(tmp_path: Path) -> None:
     result = run_train("--data", "d", "--preset", path, "--epochs", 1, "--out", tmp_path / "run")
     assert result.exit_code == 2
     assert "preset [embedding_step]: got 3, expected a table" in one_line(result)
+
+
+def test_a_protocol_takes_the_place_of_a_presets_recipe(preset: Path) -> None:
+    # the backbone would be the preset's, and refuse caffe's padding
+    config = _config(Path("d"), str(preset), {"protocol": "thesis", "learning_rate": 1e-4})
+    assert (config.backbone, config.void, config.dim) == ("vgg16", ("rock",), 4)
+    assert (config.embedding_step.epochs, config.embedding_step.learning_rate) == (30, 1e-4)
+    assert _config(Path("d"), str(preset), {}).embedding_step.epochs == 7
+    assert _config(Path("d"), str(preset), {"protocol": "modern"}).embedding_step.epochs == 7
 
 
 def test_every_preset_builds() -> None:

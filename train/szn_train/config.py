@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from szn_runtime.errors import UsageError
-from szn_train.protocol import PROTOCOLS, Protocol, protocol_defaults
+from szn_train.protocol import PROTOCOLS, Protocol, protocol_defaults, under_protocol
 
 __all__ = ["StepConfig", "TrainConfig", "load_preset", "load_presets", "preset_names"]
 
@@ -239,8 +239,8 @@ def load_preset(name: str) -> dict[str, Any]:
 def load_presets(names: str) -> dict[str, Any]:
     """Read several presets, comma separated; what a later one names replaces the earlier ones'.
 
-    So `thesis,voc-17-2-2` is the training of the one with the classes of the other, where both
-    set something the second wins.
+    So `voc-17-2-2,thesis` is the training of the one with the classes of the other: a preset of
+    another protocol drops the recipe of those before it (`szn_train.protocol.under_protocol`).
 
     Raises:
         UsageError: As `load_preset`.
@@ -248,6 +248,8 @@ def load_presets(names: str) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name in names.split(","):
         added = load_preset(name.strip())
+        if "protocol" in added:
+            values = under_protocol(values, added["protocol"])
         steps = {step: {**values.get(step, {}), **added.get(step, {})} for step in _STEPS}
         values |= added | {step: table for step, table in steps.items() if table}
     return values

@@ -8,11 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-__all__ = ["PROTOCOLS", "Protocol", "protocol_defaults"]
+__all__ = ["PROTOCOLS", "Protocol", "protocol_defaults", "under_protocol"]
 
 Protocol = Literal["modern", "thesis"]
 
 PROTOCOLS: tuple[Protocol, ...] = ("modern", "thesis")
+
+_NO_RECIPE = {
+    *("data", "dataset", "drop_void", "train_split", "val_split"),
+    *("void", "train_unseen", "unseen", "embeddings", "dim", "seed"),
+}
+"""What a configuration says of data and labels, whatever trains on them."""
 
 _THESIS: Mapping[str, Any] = {
     "backbone": "vgg16",
@@ -55,5 +61,19 @@ def protocol_defaults(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """
     softmax = values.get("loss") == "cross_entropy"
     if values.get("protocol") == "thesis":
-        return _THESIS_FCN_S if softmax else _THESIS
+        recipe = _THESIS_FCN_S if softmax else _THESIS
+        # the public code leaves out images of PASCAL-Context with any void pixel
+        return {**recipe, "drop_void": values.get("dataset") == "context"}
     return {"embeddings": "one-hot"} if softmax else {}
+
+
+def under_protocol(values: Mapping[str, Any], protocol: str) -> dict[str, Any]:
+    """Values of presets when a protocol is asked for after them.
+
+    A protocol other than theirs brings a recipe of its own, so that theirs goes; data, classes and
+    embeddings stay.
+    """
+    if values.get("protocol", "modern") == protocol:
+        return dict(values)
+    kept = {key: value for key, value in values.items() if key in _NO_RECIPE}
+    return {**kept, "protocol": protocol}

@@ -18,6 +18,7 @@ from szn_runtime._stopping import stopping
 from szn_runtime.backends._build_options import BuildOptions, find_flags, find_targets
 from szn_runtime.backends._cuda import call, find_gpu, load_cuda
 from szn_runtime.backends._engine import (
+    WHOLE,
     EngineFacts,
     Library,
     Profile,
@@ -27,6 +28,7 @@ from szn_runtime.backends._engine import (
 from szn_runtime.backends._parsing import Network, read_network
 from szn_runtime.backends._timing_cache import load_timing_cache, save_timing_cache
 from szn_runtime.backends.base import PRECISIONS
+from szn_runtime.backends.tensors import Expected
 from szn_runtime.errors import BackendError, MissingDependencyError, UsageError
 from szn_runtime.manifest import Artefact, Manifest
 from szn_runtime.onnx_guard import check_onnx
@@ -44,7 +46,7 @@ Progress = Callable[[str], None]
 
 def build_engine(
     onnx: bytes,
-    manifest: Manifest,
+    expected: Expected,
     *,
     flavour: str,
     profile: Profile,
@@ -57,7 +59,7 @@ def build_engine(
 
     Args:
         onnx: The file, all in one, of a source that is trusted (see `check_onnx`).
-        manifest: Names and channels of the network's tensors.
+        expected: Names and channels of the network's tensors.
         flavour: "tensorrt", which needs the GPU that the engine is for, or "rtx", which needs none.
         profile: Shapes that the engine is to take.
         precision: That the file has, one of `PRECISIONS`.
@@ -71,7 +73,7 @@ def build_engine(
 
     Raises:
         BackendError: If the library cannot read the file or build the engine; the network has
-            other tensors than the manifest says, or another precision; there is no GPU for
+            other tensors than expected, or another precision; there is no GPU for
             TensorRT; or the timing cache cannot be read.
         MissingDependencyError: If the library or, for TensorRT, cuda-python is not installed.
         UsageError: If the precision is none, the library does not know a flag or compute
@@ -95,7 +97,7 @@ def build_engine(
     builder = library.call(f"{library} does not start", library.module.Builder, library.log)
     config = library.call(f"{library} takes no options", builder.create_builder_config)
     _configure(library, config, options, say)
-    network = read_network(library, builder, onnx, manifest, precision)
+    network = read_network(library, builder, onnx, expected, precision)
     _add_profile(library, builder, config, network, profile)
     plan = _compile(library, builder, config, network, options, say)
     if options.timing_cache is not None:
@@ -130,7 +132,7 @@ def rebuild_engine(
 
     Args:
         bundle: The model.
-        artefact: Its engine, of kind "tensorrt".
+        artefact: Its engine, of kind "tensorrt", or that of a part of the network.
         device_index: Number of the GPU.
         progress: As for `build_engine`.
 
@@ -160,7 +162,7 @@ def rebuild_engine(
         capabilities = _with_this_gpu(old.compute_capabilities, device_index)
     return build_engine(
         onnx,
-        bundle.manifest,
+        _expected(old, artefact, bundle.manifest),
         flavour=old.flavour,
         profile=old.profile,
         precision=artefact.precision,
@@ -168,6 +170,17 @@ def rebuild_engine(
         device_index=device_index,
         progress=progress,
     )
+
+
+def _expected(old: EngineFacts, artefact: Artefact, manifest: Manifest) -> Expected:
+    """Tensors of an engine; of a part of the network only the engine's own facts tell them."""
+    if artefact.kind == WHOLE:
+        return Expected.of(manifest)
+    inputs, outputs = (
+        {tensor.name: tensor.shape[1] or 0 for tensor in tensors if len(tensor.shape) == 4}
+        for tensors in (old.inputs, old.outputs)
+    )
+    return Expected(inputs=inputs, outputs=outputs)
 
 
 def _use_gpu(library: Library, index: int) -> str:

@@ -17,15 +17,27 @@ from szn_runtime.backends.tensors import TensorFacts
 from szn_runtime.errors import BackendError, MissingDependencyError
 from szn_runtime.manifest import Artefact
 
-__all__ = ["FLAVOURS", "REBUILD", "EngineFacts", "Library", "Profile", "open_library"]
+__all__ = [
+    "FLAVOURS",
+    "REBUILD",
+    "WHOLE",
+    "EngineFacts",
+    "Library",
+    "Profile",
+    "is_engine",
+    "open_library",
+]
 
 FLAVOURS = ("tensorrt", "rtx")
+WHOLE = "tensorrt"
+"""Kind of an engine of the whole network; those of its parts are "tensorrt-fcn" and so on."""
+
 REBUILD = "rebuild it with szn-export --trt on this machine"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """Shapes (N, 3, H, W) of the input that the engine takes.
+    """Shapes (N, C, H, W) of the input that the engine takes; C is 3 but for the network's heads.
 
     Args:
         min: The least of each dimension.
@@ -44,8 +56,8 @@ class Profile:
         for name in ("min", "opt", "max"):
             shape = getattr(self, name)
             right = isinstance(shape, tuple) and len(shape) == 4 and all(map(is_int, shape))
-            right = right and min(shape) > 0 and shape[1] == 3
-            require(right, f"engine profile's {name}", shape, "[N, 3, H, W]")
+            right = right and min(shape) > 0 and shape[1] == self.min[1]
+            require(right, f"engine profile's {name}", shape, "[N, C, H, W], C the same in all")
         ordered = all(a <= b <= c for a, b, c in zip(self.min, self.opt, self.max, strict=True))
         require(ordered, "engine profile", (self.min, self.opt, self.max), "min <= opt <= max")
 
@@ -129,7 +141,7 @@ class EngineFacts:
         Raises:
             BundleError: If the artefact is no engine, or its facts are not those of the class.
         """
-        require(artefact.kind == "tensorrt", "artefact.kind", artefact.kind, "tensorrt")
+        require(is_engine(artefact), "artefact.kind", artefact.kind, WHOLE)
         facts = _fields(artefact.facts, cls, f"facts of {artefact.file}")
         profile = _fields(facts["profile"], Profile, "engine profile")
         return cls(
@@ -184,6 +196,11 @@ class EngineFacts:
                 expected="compute capability 8.0 or more",
                 fix="choose --precision fp16 or fp32",
             )
+
+
+def is_engine(artefact: Artefact) -> bool:
+    """Whether an artefact is an engine, of the whole network or of a part."""
+    return artefact.kind == WHOLE or artefact.kind.startswith(f"{WHOLE}-")
 
 
 class Library:

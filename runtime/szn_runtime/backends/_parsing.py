@@ -7,9 +7,13 @@ from typing import Any
 
 from szn_runtime.backends._engine import Library
 from szn_runtime.backends.base import PRECISIONS
-from szn_runtime.backends.tensors import ENGINE_DTYPES, TensorFacts, check_engine_tensors
+from szn_runtime.backends.tensors import (
+    ENGINE_DTYPES,
+    Expected,
+    TensorFacts,
+    check_engine_tensors,
+)
 from szn_runtime.errors import BackendError
-from szn_runtime.manifest import Manifest
 
 __all__ = ["Network", "read_network"]
 
@@ -23,8 +27,8 @@ class Network:
     Args:
         network: The library's.
         parser: Owns the weights, and has to live until the network is built.
-        inputs: The frames.
-        outputs: The two grids.
+        inputs: What it takes.
+        outputs: What it gives.
     """
 
     network: Any
@@ -34,13 +38,13 @@ class Network:
 
 
 def read_network(
-    library: Library, builder: Any, onnx: bytes, manifest: Manifest, precision: str
+    library: Library, builder: Any, onnx: bytes, expected: Expected, precision: str
 ) -> Network:
     """Read an ONNX file into a strongly typed network.
 
     Raises:
         BackendError: If the library cannot read it, it holds no network, or one of another
-            precision, or one whose inputs and outputs are not those of the manifest.
+            precision, or one whose inputs and outputs are not those expected.
     """
     trt = library.module
     flags = getattr(trt, "NetworkDefinitionCreationFlag", None)
@@ -61,7 +65,7 @@ def read_network(
         raise BackendError("the ONNX file holds no network", got="0 layers", fix="export it again")
     inputs = tuple(_tensor(network.get_input(index)) for index in range(network.num_inputs))
     outputs = tuple(_tensor(network.get_output(index)) for index in range(network.num_outputs))
-    check_engine_tensors(inputs, outputs, manifest, fix="export it without them")
+    check_engine_tensors(inputs, outputs, expected, fix="export it without them")
     _check_precision(network, precision)
     return Network(network=network, parser=parser, inputs=inputs, outputs=outputs)
 

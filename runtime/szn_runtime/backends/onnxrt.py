@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from szn_runtime.backends.base import Backend, BackendOptions, Grids, check_frames
-from szn_runtime.backends.tensors import TensorFacts, check_tensors
+from szn_runtime.backends.tensors import Expected, TensorFacts, check_tensors
 from szn_runtime.cache import cache_folder
 from szn_runtime.errors import BackendError, MissingDependencyError
 from szn_runtime.manifest import Manifest
@@ -62,7 +62,9 @@ class OnnxRuntimeBackend(Backend):
         self.device = "cpu" if on_cpu else f"gpu:{options.device_index}"
         self.requests = self.threads if on_cpu and options.hint == "throughput" else 1
         session = self._session
-        check_tensors(_facts(session.get_inputs()), _facts(session.get_outputs()), manifest)
+        check_tensors(
+            _facts(session.get_inputs()), _facts(session.get_outputs()), Expected.of(manifest)
+        )
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, options: BackendOptions) -> Self:

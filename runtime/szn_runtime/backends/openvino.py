@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from szn_runtime.backends.base import Backend, BackendOptions, Grids, check_frames
-from szn_runtime.backends.tensors import TensorFacts, check_tensors
+from szn_runtime.backends.tensors import Expected, TensorFacts, check_tensors
 from szn_runtime.cache import cache_folder
 from szn_runtime.errors import BackendError, MissingDependencyError
 from szn_runtime.manifest import Manifest
@@ -111,7 +111,9 @@ class OpenVinoBackend(Backend):
             raise BackendError(
                 "OpenVINO cannot load the model", got=error, fix="export the bundle again"
             ) from error
-        check_tensors(_facts(self._model.inputs), _facts(self._model.outputs), manifest)
+        check_tensors(
+            _facts(self._model.inputs), _facts(self._model.outputs), Expected.of(manifest)
+        )
         self._lock = threading.Lock()
         self._by_shape: dict[tuple[int, ...], _Compiled] = {}
         self._dynamic: _Compiled | None = None

@@ -19,7 +19,12 @@ from szn_runtime.backends._cuda import (
 )
 from szn_runtime.backends._engine import REBUILD, EngineFacts, open_library
 from szn_runtime.backends.base import PRECISIONS, Backend, BackendOptions, Grids, check_frames
-from szn_runtime.backends.tensors import ENGINE_DTYPES, TensorFacts, check_engine_tensors
+from szn_runtime.backends.tensors import (
+    ENGINE_DTYPES,
+    Expected,
+    TensorFacts,
+    check_engine_tensors,
+)
 from szn_runtime.errors import BackendError, BundleError
 from szn_runtime.manifest import Manifest
 
@@ -75,7 +80,8 @@ class TensorRTBackend(Backend):
         self.precision = artefact.precision
         facts = EngineFacts.from_artefact(artefact)
         self._profile = facts.profile
-        check_engine_tensors(facts.inputs, facts.outputs, bundle.manifest, fix=REBUILD)
+        expected = Expected.of(bundle.manifest)
+        check_engine_tensors(facts.inputs, facts.outputs, expected, fix=REBUILD)
         self._library = open_library(facts.flavour)
         facts.check_library(self._library.name, self._library.version)
         self._cuda = load_cuda(extra=self._library.extra)
@@ -151,7 +157,7 @@ class TensorRTBackend(Backend):
             fix=REBUILD,
         )
         inputs, outputs = self._read_tensors()
-        check_engine_tensors(inputs, outputs, manifest, fix=REBUILD)
+        check_engine_tensors(inputs, outputs, Expected.of(manifest), fix=REBUILD)
         types = {tensor.name: tensor.dtype for tensor in (*inputs, *outputs)}
         names = {manifest.input_name: 3, manifest.embedding_name: manifest.dim}
         names[manifest.seenmask_name] = 2

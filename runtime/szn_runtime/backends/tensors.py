@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from szn_runtime.errors import BackendError
 from szn_runtime.manifest import Manifest
 
-__all__ = ["ENGINE_DTYPES", "TensorFacts", "check_engine_tensors", "check_tensors"]
+__all__ = [
+    "ENGINE_DTYPES",
+    "Expected",
+    "TensorFacts",
+    "check_engine_tensors",
+    "check_tensors",
+]
 
 ENGINE_DTYPES = {"FLOAT": "float32", "HALF": "float16"}
 """TensorRT's names of the types that engines may take and give."""
@@ -29,42 +35,64 @@ class TensorFacts:
     shape: tuple[int | None, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What a model should take and give.
+
+    Args:
+        inputs: Name to number of channels.
+        outputs: Likewise.
+    """
+
+    inputs: Mapping[str, int]
+    outputs: Mapping[str, int]
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Expected:
+        """Frames in, both grids out."""
+        return cls(
+            inputs={manifest.input_name: 3},
+            outputs={manifest.embedding_name: manifest.dim, manifest.seenmask_name: 2},
+        )
+
+
 def check_tensors(
     inputs: Sequence[TensorFacts],
     outputs: Sequence[TensorFacts],
-    manifest: Manifest,
+    expected: Expected,
     *,
     dtypes: Sequence[str] = ("float32",),
 ) -> None:
-    """See that the model takes frames and gives both grids.
+    """See that the model takes and gives what it should.
 
     Args:
         inputs: What the model takes.
-        outputs: What it gives; more than the two grids are allowed.
-        manifest: Names and channels of the tensors.
+        outputs: What it gives; more than the expected ones are allowed.
+        expected: Names and channels of the tensors.
         dtypes: Types that the backend can feed and read.
 
     Raises:
         BackendError: If a tensor is missing, has another type, rank or number of channels, or if
             there are other inputs.
     """
-    _check(inputs, "input", manifest.input_name, 3, dtypes)
+    for name, channels in expected.inputs.items():
+        _check(inputs, "input", name, channels, dtypes)
     if len(inputs) != 1:
         raise BackendError("the model has more than one input", got=_names(inputs))
-    _check(outputs, "output", manifest.embedding_name, manifest.dim, dtypes)
-    _check(outputs, "output", manifest.seenmask_name, 2, dtypes)
+    for name, channels in expected.outputs.items():
+        _check(outputs, "output", name, channels, dtypes)
 
 
 def check_engine_tensors(
-    inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts], manifest: Manifest, *, fix: str
+    inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts], expected: Expected, *, fix: str
 ) -> None:
     """As `check_tensors`; and nothing else comes out, since TensorRT wants memory for all of it.
 
     Raises:
         BackendError: If that is not so; `fix` says what to do about other outputs.
     """
-    check_tensors(inputs, outputs, manifest, dtypes=tuple(ENGINE_DTYPES.values()))
-    others = {t.name for t in outputs} - {manifest.embedding_name, manifest.seenmask_name}
+    check_tensors(inputs, outputs, expected, dtypes=tuple(ENGINE_DTYPES.values()))
+    others = {t.name for t in outputs} - set(expected.outputs)
     if others:
         raise BackendError(
             "the engine has outputs that the manifest does not name",
