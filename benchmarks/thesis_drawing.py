@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from thesis_plan import BASELINE, Comparison, Figure
-from thesis_results import ResultRow, model_name
+from thesis_results import COLUMNS, ResultRow, model_name
 from thesis_runs import Runs
 from thesis_variance import VarianceRow
 
@@ -64,21 +64,29 @@ def draw_comparison(
         return line_figure(
             series, stem, title=comparison.title, x=comparison.x, y="percent", logarithmic=True
         )
-    several = len(comparison.variants) > 1
+    return bars_figure(_bars(rows, several=len(comparison.variants) > 1), stem,
+                       title=comparison.title)  # fmt: skip
+
+
+def _bars(rows: Sequence[ResultRow], *, several: bool) -> dict[str, dict[str, float]]:
+    """Series of bars: the models of a variant, or several variants by what tells most of each.
+
+    The thesis' numbers, where there are some, are series of their own.
+    """
     bars: dict[str, dict[str, float]] = {}
     for row in rows:
-        name = f"{row.text} {row.model}" if several else row.model
-        bars[name] = {
-            label: float(getattr(row.scores[group], column)) for group, column, label in _MEASURES
-        }
-        for group, numbers in row.published.items():
-            theirs_of_group = {
-                label: float(numbers[("pa", "ca", "miou", "wiou").index(column)])
-                for each, column, label in _MEASURES
-                if each == group
-            }
-            bars.setdefault(f"{name} (thesis)", {}).update(theirs_of_group)
-    return bars_figure(bars, stem, title=comparison.title)
+        name = row.text if several else row.model
+        for group, column, measure in _MEASURES:
+            if several and not _tells(row, group):
+                continue
+            label = f"{measure}, {row.model}" if several and group == "unseen" else measure
+            ours = float(getattr(row.scores[group], column))
+            bars.setdefault(name, {})[label] = ours
+            numbers = row.published.get(group)
+            if numbers is not None:
+                theirs = float(numbers[COLUMNS.index(column)])
+                bars.setdefault(f"{name} (thesis)", {})[label] = theirs
+    return bars
 
 
 def _tells(row: ResultRow, group: str) -> bool:

@@ -37,9 +37,12 @@ def bars_figure(
             name for values in series.values() for name, v in values.items() if math.isfinite(v)
         )
     )
+    long = max((len(category) for category in categories), default=0) > 12 or len(categories) > 8
     width = 0.8 / max(len(series), 1)
     inches = 1.5 + 0.33 * len(categories) * max(len(series), 1.5)
-    figure, [[axes]] = new_figure(min(max(inches, 4.5), 20), 3.8)
+    # the legend stands below, in two columns
+    height = 3.4 + 0.2 * math.ceil(len(series) / 2) + (0.8 if long else 0)
+    figure, [[axes]] = new_figure(min(max(inches, 4.5), 16), height)
     rows: list[dict[str, str | float]] = []
     for place, (name, values) in enumerate(series.items()):
         shown = [
@@ -57,7 +60,6 @@ def bars_figure(
         if numbers:
             axes.bar_label(bars, fmt="%.1f", fontsize=6, padding=1)
         rows += [{"series": name, "category": c, y: values[c]} for _, c in shown]
-    long = max((len(category) for category in categories), default=0) > 12 or len(categories) > 8
     axes.set_xticks(range(len(categories)), categories)
     if long:
         for label in axes.get_xticklabels():
