@@ -5,9 +5,11 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +28,16 @@ from tests.train import catalogue
 
 
 def start(
-    *arguments: object, processes: int = 1, module: str = "tests.train.worker"
+    *arguments: object,
+    processes: int = 1,
+    module: str = "tests.train.worker",
+    place: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[str]:
     """A module's command line, one process or several of gloo."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = [sys.executable, *(launcher if processes > 1 else []), "-m", module]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment |= place or {}
     paths = [str(REPOSITORY), *sys.path]
     environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     return subprocess.Popen(
@@ -39,6 +45,21 @@ def start(
         cwd=REPOSITORY, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
+
+
+def start_ranks(*arguments: object, processes: int) -> list[subprocess.Popen[str]]:
+    """Processes as torchrun starts them, without it: it would not be killed with them."""
+    if processes == 1:
+        return [start(*arguments)]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(processes))
+    return [
+        start(*arguments, place={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(processes)
+    ]
 
 
 def finish(process: subprocess.Popen[str]) -> str:
@@ -144,6 +165,7 @@ def test_torchrun_starts_the_command_line(data: Path, tmp_path: Path) -> None:
     output = finish(process)
     assert process.returncode == 0, output
     assert output.count("run written to") == 1  # one process speaks
+    assert output.count("2 processes, this one on cpu") == 1
     assert re.search(r"embedding 1/1: loss \d\.\d+, \d+\.\d images/s", output)
     assert (tmp_path / "run" / "eval-val.json").is_file()
 
@@ -152,30 +174,40 @@ def test_torchrun_starts_the_command_line(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("processes", "backbone", "epochs"), [(1, "efficientnet_lite0", 2), (2, "plain", 6)]
+)
+def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(
+    tmp_path: Path, processes: int, backbone: str, epochs: int
+) -> None:
     catalogue.write_dataset(tmp_path / "data")
     step = StepConfig(
-        epochs=2, batch_size=2, learning_rate=1e-3, augment=True, ema=0.5, checkpoint_every=1
-    )
-    changes = {"embedding_step": step, "seenmask_step": dataclasses.replace(step, augment=False)}
+        epochs=epochs, batch_size=2 // processes, learning_rate=1e-3, augment=True, ema=0.5,
+        checkpoint_every=1,
+    )  # fmt: skip
+    changes: dict[str, Any] = {"backbone": backbone, "embedding_step": step}
+    changes["seenmask_step"] = dataclasses.replace(step, augment=False)
     config = write_config(tmp_path / "config.json", tmp_path, **changes)
     checkpoint = tmp_path / "broken" / "checkpoint.pt"
-    unbroken = start(config, tmp_path / "whole")
-    # checkpoints that each process may see before it is killed
+    # checkpoints that the processes may be seen to write before they are killed
     for writes, options in ((2, []), (3, ["resume"]), (4, ["resume"])):
-        process = start(config, tmp_path / "broken", *options)
+        running = start_ranks(config, tmp_path / "broken", *options, processes=processes)
         seen: set[int] = set()
-        while process.poll() is None and len(seen) < writes:
+        while running[0].poll() is None and len(seen) < writes:
             if checkpoint.is_file():
                 seen.add(checkpoint.stat().st_mtime_ns)
             time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        finish(process)
-        assert process.returncode == -signal.SIGKILL
+        for process in running:
+            process.send_signal(signal.SIGKILL)
+        for process in running:
+            finish(process)
+        assert running[0].returncode == -signal.SIGKILL
         assert not (tmp_path / "broken" / "model.safetensors").exists()
-    last = start(config, tmp_path / "broken", "resume")
-    outputs = [finish(last), finish(unbroken)]
-    assert (last.returncode, unbroken.returncode) == (0, 0), outputs
+    last = start_ranks(config, tmp_path / "broken", "resume", processes=processes)
+    unbroken = start_ranks(config, tmp_path / "whole", processes=processes)
+    for process in (*last, *unbroken):
+        output = finish(process)
+        assert process.returncode == 0, output
     one, other = (load_weights(tmp_path / n / "model.safetensors") for n in ("whole", "broken"))
     for name, value in one.items():
         assert torch.equal(other[name], value), name

@@ -56,6 +56,8 @@ def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool
     processes = Processes(config.precision)
     if not processes.is_main:
         progress = Progress(quiet=True)
+    if processes.count > 1:
+        progress.line(f"{processes.count} processes, this one on {processes.device}")
     dataset = open_dataset(config, Path(config.data), config.train_split)
     split = class_split(config, dataset.class_names)
     if config.embeddings == "one-hot":
