@@ -12,7 +12,8 @@ from szn_runtime.backends import Grids
 from szn_runtime.errors import InputError
 from szn_runtime.geometry import GridGeometry
 from szn_train.classes import ClassSplit
-from szn_train.evaluate import Decisions, Evaluation
+from szn_train.decisions import Decisions
+from szn_train.evaluate import Evaluation
 from szn_train.metrics import confusion_matrix
 from szn_train.semantic import LabelSpace
 

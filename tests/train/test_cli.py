@@ -63,7 +63,10 @@ def test_train_then_eval(tmp_path: Path, preset: Path) -> None:
     assert config.embedding_step.batch_size == 3  # which overrides the default
     first = json.loads((out / "eval-val.json").read_text())
     assert first["images"] == 4
-    assert set(first["scores"]["standard"]) == {"FCN-JE", "SZN", "SZN-PS"}
+    models = {"FCN-JE", "FCN-JE (all labels)", "SZN", "SZN-PS"}
+    assert set(first["scores"]["standard"]) == models
+    names = {"", ".classes", ".confusion", ".errors"}
+    assert {p.name for p in out.glob("eval-*.csv")} == {f"eval-val{name}.csv" for name in names}
     # FCN-JE chooses among train_seen only
     labels, confusion = first["labels"], first["confusions"]["FCN-JE"]
     for name in ("boat", "sheep"):
@@ -74,6 +77,32 @@ def test_train_then_eval(tmp_path: Path, preset: Path) -> None:
     missing = CliRunner().invoke(eval_main, [str(out), "--quiet", "--split", "test"])
     assert missing.exit_code == 1
     assert "has no split 'test': expected one of train, val" in one_line(missing)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return catalogue.train_tiny(tmp_path_factory.mktemp("trained")).folder
+
+
+def test_eval_prints_where_pixels_went_and_draws(trained: Path, tmp_path: Path) -> None:
+    arguments = [str(trained), "--quiet", "--errors", "sheep", "--figures", str(tmp_path / "f")]
+    result = CliRunner().invoke(eval_main, arguments)
+    assert result.exit_code == 0, result.output
+    assert "where the pixels of sheep (unseen) went" in result.output
+    errors = json.loads((trained / "eval-val.errors.json").read_text())
+    sheep = errors["SZN-PS"]["sheep"]
+    assert sum(each["percent"] for each in sheep) == pytest.approx(100)
+    assert {each["label"] for each in sheep} <= {"boat", "sheep"}  # the seenmask is the truth
+    drawn = {path.name for path in (tmp_path / "f").iterdir()}
+    assert {"confusion-szn-ps.png", "confusion-fcn-je-all-labels.pdf", "history.csv"} <= drawn
+    assert {f"szn-v{n}.{kind}" for n in range(4) for kind in ("png", "pdf", "json")} <= drawn
+    assert f"{len(drawn)} files of figures written to" in result.output
+
+
+def test_eval_refuses_a_class_that_is_no_label_before_it_starts(trained: Path) -> None:
+    result = CliRunner().invoke(eval_main, [str(trained), "--quiet", "--errors", "shep"])
+    assert result.exit_code == 1
+    assert one_line(result) == "Error: 'shep' is not a label of the run; use one such as sheep"
 
 
 def test_options_of_the_embedding_step_reach_its_optimiser(tmp_path: Path, preset: Path) -> None:

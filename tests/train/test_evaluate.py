@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from szn_runtime.errors import InputError
+from szn_runtime.errors import InputError, TrainingError
 from szn_train.backbones import Backbone, BackboneInfo
 from szn_train.checkpoint import write_json
 from szn_train.classes import ClassSplit
 from szn_train.config import TrainConfig
-from szn_train.evaluate import GROUPS, MODES, Evaluation, evaluate
+from szn_train.evaluate import GROUPS, MODES, Evaluation, evaluate, saved_evaluation
 from szn_train.metrics import Scores, harmonic_mean, scores
 from szn_train.model import SeenmaskZeroShotNetwork
 from szn_train.progress import Progress
@@ -127,6 +127,14 @@ def test_fcn_je_never_says_what_it_was_not_trained_on(root: Path) -> None:
     assert result.scores("FCN-JE", "unseen").pa == 0
     assert result.scores("FCN-JE", "train_seen").pa == 100
     assert result.harmonic_miou("FCN-JE") == 0
+
+
+def test_fcn_je_of_the_thesis_code_chooses_among_all_labels(root: Path) -> None:
+    # the embedding knows every class, and the seenmask, which is wrong, has no say
+    result = evaluate(run_of(root, seen_sign=-1), progress=QUIET)
+    expected = np.diag([truth_counts()[name] for name in SPLIT.labels])
+    np.testing.assert_array_equal(result.confusions["FCN-JE (all labels)"], expected)
+    assert tuple(result.confusions) == ("FCN-JE", "FCN-JE (all labels)", "SZN", "SZN-PS")
 
 
 def test_szn_trusts_its_seenmask_and_szn_ps_the_truth(root: Path) -> None:
@@ -259,3 +267,64 @@ def test_the_dictionary_is_json_also_without_scores(tmp_path: Path) -> None:
     assert back["seenmask_accuracy"] is None
     assert back["scores"]["standard"]["FCN-JE"]["overall"]["pa"] is None
     assert back["scores"]["thesis"]["FCN-JE"]["harmonic_miou"] is None
+
+
+def test_scores_of_any_labels_are_those_of_their_rows() -> None:
+    result = an_evaluation()
+    for mode in MODES:
+        expected = scores(result.confusions["SZN"], np.arange(6) == 5, mode)
+        assert result.scores_of("SZN", ("yellow",), mode) == expected
+    assert result.scores_of("SZN", SPLIT.unseen) == result.scores("SZN", "unseen")
+
+
+def test_class_rows_say_the_set_and_the_iou_of_each_class() -> None:
+    confusion = np.diag([10, 0, 4, 6, 0, 3])
+    confusion[0, 5] = 10  # ten pixels of red were called yellow
+    result = dataclasses.replace(an_evaluation(), confusions={"SZN": confusion})
+    rows = {row["class"]: row for row in result.class_rows()}
+    assert list(rows) == list(SPLIT.labels)
+    assert rows["red"] == {
+        "model": "SZN", "class": "red", "set": "train_seen", "pixels": 20,
+        "iou": 50.0, "recall": 50.0, "precision": 100.0,
+    }  # fmt: skip
+    assert rows["cyan"]["set"] == "train_unseen"
+    assert (rows["yellow"]["set"], rows["yellow"]["recall"]) == ("unseen", 100.0)
+    assert rows["yellow"]["iou"] == rows["yellow"]["precision"] == pytest.approx(100 * 3 / 13)
+    assert math.isnan(float(rows["green"]["iou"]))
+
+
+def test_an_evaluation_comes_back_from_its_dictionary() -> None:
+    result = an_evaluation()
+    back = Evaluation.from_dict(json.loads(json.dumps(result.to_dict())), SPLIT)
+    assert (back.split, back.images, back.seenmask_accuracy) == (SPLIT, 2, 80.0)
+    assert list(back.confusions) == list(result.confusions)
+    for model, matrix in result.confusions.items():
+        np.testing.assert_array_equal(back.confusions[model], matrix)
+        assert back.confusions[model].dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": ["red"]}, "is of other labels than the run"),
+        ({"confusions": {"SZN": [[1]]}}, "is of other labels than the run"),
+        ({"confusions": None}, r"is damaged \(AttributeError\)"),
+        ({"images": "many"}, r"is damaged \(ValueError\)"),
+    ],
+)
+def test_a_dictionary_of_another_evaluation_is_refused(
+    change: dict[str, object], message: str
+) -> None:
+    with pytest.raises(TrainingError, match=message):
+        Evaluation.from_dict({**an_evaluation().to_dict(), **change}, SPLIT)
+
+
+def test_the_evaluation_that_a_folder_keeps(tmp_path: Path) -> None:
+    config = TrainConfig(
+        data="d", void=SPLIT.void, train_unseen=SPLIT.train_unseen, unseen=SPLIT.unseen
+    )
+    write_json(tmp_path / "config.json", {"config": config.to_dict(), "class_names": list(NAMES)})
+    with pytest.raises(TrainingError, match=r"not a run folder: expected eval-val\.json"):
+        saved_evaluation(tmp_path, "val")
+    write_json(tmp_path / "eval-val.json", an_evaluation().to_dict())
+    assert saved_evaluation(tmp_path, "val").to_dict() == an_evaluation().to_dict()

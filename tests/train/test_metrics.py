@@ -5,13 +5,23 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, jaccard_score, recall_score
 from sklearn.metrics import confusion_matrix as sklearn_confusion
+from torchmetrics.functional import classification as torchmetrics
 
-from szn_train.metrics import Mode, Scores, confusion_matrix, harmonic_mean, scores
+from szn_train.metrics import (
+    Mode,
+    Scores,
+    class_scores,
+    confusion_matrix,
+    harmonic_mean,
+    row_percent,
+    scores,
+)
 
 # rows truth, columns prediction; class 3 is never there, but called once
 HAND = np.array(
@@ -158,6 +168,75 @@ def test_thesis_scores_of_a_subset_are_those_of_its_pixels_alone(
     standard = scores(confusion_matrix(truth, prediction, case[0]), subset)
     assert (result.pa, result.ca) == (standard.pa, standard.ca)
     assert result.wiou >= standard.wiou - 1e-9  # false positives from outside only lower it
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=maps)
+def test_scores_equal_torchmetrics(case: tuple[int, int, int, int]) -> None:
+    truth, prediction = draw(case)
+    if not (truth != 255).any():
+        return
+    confusion = confusion_matrix(truth, prediction, case[0])
+    found, result = class_scores(confusion), scores(confusion)
+    arguments = (torch.from_numpy(prediction), torch.from_numpy(truth), case[0])
+    options = {"ignore_index": 255, "average": "none"}
+    np.testing.assert_array_equal(
+        confusion,
+        torchmetrics.multiclass_confusion_matrix(*arguments, ignore_index=255).numpy(),
+    )
+    present, called = confusion.sum(axis=1) > 0, confusion.sum(axis=0) > 0
+    iou = 100 * torchmetrics.multiclass_jaccard_index(*arguments, **options).numpy()
+    recall = 100 * torchmetrics.multiclass_recall(*arguments, **options).numpy()
+    precision = 100 * torchmetrics.multiclass_precision(*arguments, **options).numpy()
+    np.testing.assert_allclose(found.iou[present], iou[present], rtol=1e-5)
+    np.testing.assert_allclose(found.recall[present], recall[present], rtol=1e-5)
+    np.testing.assert_allclose(found.precision[called], precision[called], rtol=1e-5)
+    assert np.isnan(found.iou[~present]).all()
+    assert np.isnan(found.precision[~called]).all()
+    micro = torchmetrics.multiclass_accuracy(*arguments, ignore_index=255, average="micro")
+    assert result.pa == pytest.approx(100 * float(micro), rel=1e-5)
+    assert result.ca == pytest.approx(float(recall[present].mean()), rel=1e-5)
+    assert result.miou == pytest.approx(float(iou[present].mean()), rel=1e-5)
+    weights = confusion.sum(axis=1) / confusion.sum()
+    assert result.wiou == pytest.approx(float((weights * iou).sum()), rel=1e-5)
+
+
+def test_thesis_mode_of_a_label_map_by_hand() -> None:
+    """U is 2 and 3. The thesis looks at the pixels of U alone, so what is wrong elsewhere is lost.
+
+    truth       prediction
+    0 0 0 2     2 2 0 2      class 2: one pixel, right; two pixels of class 0 are called 2 as well
+    1 1 3 3     1 1 3 0      class 3: one right, one called 0
+    255 3 . .   3 1          class 3: one called 1; void is no pixel at all
+    """
+    truth = np.array([[0, 0, 0, 2], [1, 1, 3, 3], [255, 3, 255, 255]])
+    prediction = np.array([[2, 2, 0, 2], [1, 1, 3, 0], [3, 1, 0, 0]])
+    confusion = confusion_matrix(truth, prediction, 5)
+    unseen = np.array([False, False, True, True, False])
+    # 2 of the 4 pixels of U; recall 1 and 1/3; IoU of 2 is 1, of 3 is 1/3, and 0 and 1 were each
+    # called once for a pixel of U, so they enter the mean as 0; class 4 was never called
+    assert scores(confusion, unseen, "thesis").to_dict() == approximately(
+        2 / 4, (1 + 1 / 3) / 2, (1 + 1 / 3 + 0 + 0) / 4, (1 * 1 + 3 * (1 / 3)) / 4
+    )
+    # the standard reading sees the two pixels of class 0 that were called 2, and has no zeros
+    assert scores(confusion, unseen).to_dict() == approximately(
+        2 / 4, (1 + 1 / 3) / 2, (1 / 3 + 1 / 3) / 2, (1 * (1 / 3) + 3 * (1 / 3)) / 4
+    )
+
+
+def test_scores_of_classes_by_hand() -> None:
+    found = class_scores(HAND)
+    np.testing.assert_array_equal(found.pixels, [8, 7, 10, 0])
+    np.testing.assert_allclose(found.iou, [60, 400 / 13, 500 / 11, np.nan])
+    np.testing.assert_allclose(found.recall, [75, 400 / 7, 50, np.nan])
+    np.testing.assert_allclose(found.precision, [75, 40, 500 / 6, 0])
+
+
+def test_rows_of_a_confusion_matrix_in_percent() -> None:
+    percent = row_percent(HAND)
+    np.testing.assert_allclose(percent[:3].sum(axis=1), 100)
+    np.testing.assert_allclose(percent[0], [75, 12.5, 12.5, 0])
+    assert np.isnan(percent[3]).all()
 
 
 def test_harmonic_mean_by_hand() -> None:

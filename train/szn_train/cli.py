@@ -161,25 +161,49 @@ def train_main(
 @click.argument("run_folder", metavar="RUN", type=_FOLDER)
 @click.option("--split", help="Split to evaluate.  [default: the run's --val-split]")
 @click.option("--data", type=_FOLDER, help="Data set folder.  [default: the run's]")
+@click.option("--errors", multiple=True, metavar="CLASS", help="Print where its pixels went.")
+@click.option("--figures", type=_FOLDER, help="Folder to draw into, as PNG and PDF, with the data.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def eval_main(
-    run_folder: Path, split: str | None, data: Path | None, threads: int | None, quiet: bool
+    run_folder: Path,
+    split: str | None,
+    data: Path | None,
+    errors: tuple[str, ...],
+    figures: Path | None,
+    threads: int | None,
+    quiet: bool,
 ) -> None:
-    """Evaluate FCN-JE, SZN and SZN-PS of a finished run.
+    """Evaluate FCN-S or FCN-JE, SZN and SZN-PS of a finished run.
 
     Prints pixel accuracy, class accuracy, mIoU and frequency-weighted IoU, in the standard and
-    in the thesis' reading, and writes them as eval-SPLIT.json and eval-SPLIT.csv to the run.
+    in the thesis' reading, and writes them with the scores of each class, the confusion matrices
+    and where the pixels of each class went to the run, as eval-SPLIT.json and eval-SPLIT*.csv.
     """
     require_extra("torch", "train")
-    from szn_train.evaluate import evaluate
+    from rich.console import Console
+
+    from szn_train.evaluate import evaluate, open_split
+    from szn_train.mistakes import check_labels
     from szn_train.progress import Progress
+    from szn_train.report import print_mistakes
     from szn_train.run import open_run
 
+    if figures is not None:
+        require_extra("matplotlib", "train")
     _set_threads(threads)
     run = open_run(run_folder)
+    check_labels(run.split.labels, errors)  # before minutes are spent
     result = evaluate(run, split_name=split, data=data, progress=Progress(quiet=quiet))
     _report(result, run_folder, split or run.config.val_split)
+    for label in errors:
+        print_mistakes(result, label, Console())
+    if figures is not None:
+        from szn_train.figures import draw_evaluation
+
+        dataset = open_split(run, split_name=split, data=data)
+        paths = draw_evaluation(run, result, dataset, figures)
+        click.echo(f"{len(paths)} files of figures written to {figures}")
 
 
 def _set_threads(threads: int | None) -> None:
@@ -266,34 +290,11 @@ def _check_data(config: TrainConfig, contact_sheet: Path | None, quiet: bool) ->
 def _report(result: Evaluation, folder: Path, split: str) -> None:
     """Print the tables and write them to the run folder."""
     from rich.console import Console
-    from rich.table import Table
 
-    from szn_train.checkpoint import write_csv, write_json
-    from szn_train.evaluate import GROUPS, MODES
+    from szn_train.report import print_scores, write_report
 
-    write_json(folder / f"eval-{split}.json", result.to_dict())
-    write_csv(folder / f"eval-{split}.csv", result.rows())
-    console = Console()
-    for mode in MODES:
-        table = Table(title=f"{split}, {result.images} images, {mode} metrics, percent")
-        table.add_column("model")
-        table.add_column("group")
-        for name in ("PA", "CA", "mIoU", "wIoU", "harmonic mIoU"):
-            table.add_column(name, justify="right")
-        for model in result.confusions:
-            for group in GROUPS:
-                s = result.scores(model, group, mode)
-                harmonic = result.harmonic_miou(model, mode) if group == "overall" else None
-                table.add_row(
-                    model,
-                    group,
-                    *(f"{value:.1f}" for value in (s.pa, s.ca, s.miou, s.wiou)),
-                    "" if harmonic is None else f"{harmonic:.1f}",
-                )
-            table.add_section()
-        console.print(table)
-    if result.seenmask_accuracy is not None:
-        console.print(f"seenmask accuracy {result.seenmask_accuracy:.1f} %")
+    write_report(result, folder, split)
+    print_scores(result, split, Console())
 
 
 if __name__ == "__main__":  # torchrun and accelerate launch start it as a module

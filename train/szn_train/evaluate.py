@@ -1,29 +1,33 @@
-"""FCN-JE, SZN and SZN-PS on a split, through the runtime's own preprocessing and SEI."""
+"""Confusion matrices and scores of a run's models on a split (thesis chapter 6)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from szn_runtime.errors import InputError
-from szn_runtime.geometry import GridGeometry
-from szn_runtime.labels import LabelSet
-from szn_runtime.preprocess import normalise_into
-from szn_runtime.sei import segment_grid
+from szn_runtime.errors import InputError, TrainingError
+from szn_train.checkpoint import read_json
 from szn_train.classes import VOID, ClassSplit
-from szn_train.datasets import open_dataset
-from szn_train.metrics import Mode, Scores, confusion_matrix, harmonic_mean, scores
+from szn_train.datasets import Dataset, open_dataset
+from szn_train.decisions import Predictor
+from szn_train.metrics import (
+    Mode,
+    Scores,
+    class_scores,
+    confusion_matrix,
+    harmonic_mean,
+    scores,
+)
+from szn_train.mistakes import role
 from szn_train.progress import Progress
-from szn_train.run import Run
-from szn_train.semantic import LabelSpace
-from szn_train.transforms import layout_of, preprocess_of
+from szn_train.run import Run, class_split, saved_config
 
-__all__ = ["GROUPS", "MODES", "Decisions", "Evaluation", "evaluate"]
+__all__ = ["GROUPS", "MODES", "Evaluation", "evaluate", "open_split", "saved_evaluation"]
 
 GROUPS = ("overall", "seen", "train_seen", "unseen")
 """Subsets of the labels that are scored: `seen` is train_seen and train_unseen as in the thesis,
@@ -39,7 +43,7 @@ class Evaluation:
     Attributes:
         split: The classes.
         images: Number of images.
-        confusions: Model name ("FCN-JE", "SZN", "SZN-PS") to (labels, labels), rows truth.
+        confusions: Model name (see `szn_train.decisions`) to (labels, labels), rows truth.
         seenmask_accuracy: Percent of labelled pixels whose seenmask is right, or None.
     """
 
@@ -56,7 +60,11 @@ class Evaluation:
             "train_seen": self.split.train_seen,
             "unseen": self.split.unseen,
         }[group]
-        return scores(self.confusions[model], self.split.is_member(members), mode)
+        return self.scores_of(model, members, mode)
+
+    def scores_of(self, model: str, labels: tuple[str, ...], mode: Mode = "standard") -> Scores:
+        """Metrics of one model over some labels."""
+        return scores(self.confusions[model], self.split.is_member(labels), mode)
 
     def harmonic_miou(self, model: str, mode: Mode = "standard") -> float:
         """Harmonic mean of train_seen and unseen mIoU."""
@@ -81,8 +89,37 @@ class Evaluation:
                 }
                 for mode in MODES
             },
+            "classes": self.class_rows(),
             "confusions": {model: matrix.tolist() for model, matrix in self.confusions.items()},
         }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], split: ClassSplit) -> Evaluation:
+        """What `to_dict` gave, for the split that it was made with.
+
+        Raises:
+            TrainingError: If the values are not of an evaluation of that split.
+        """
+        size = len(split.labels)
+        try:
+            confusions = {
+                str(model): np.asarray(matrix, dtype=np.int64)
+                for model, matrix in values["confusions"].items()
+            }
+            fits = tuple(values["labels"]) == split.labels and all(
+                matrix.shape == (size, size) for matrix in confusions.values()
+            )
+            if fits:
+                accuracy = values["seenmask_accuracy"]
+                return cls(
+                    split=split,
+                    images=int(values["images"]),
+                    confusions=confusions,
+                    seenmask_accuracy=None if accuracy is None else float(accuracy),
+                )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise TrainingError(f"the evaluation is damaged ({type(error).__name__})") from error
+        raise TrainingError("the evaluation is of other labels than the run")
 
     def rows(self) -> list[dict[str, str | float]]:
         """The scores as a flat table."""
@@ -99,6 +136,25 @@ class Evaluation:
             for group in GROUPS
         ]
 
+    def class_rows(self) -> list[dict[str, str | int | float]]:
+        """Scores of each class as a flat table, in percent, from the full confusion matrices."""
+        rows: list[dict[str, str | int | float]] = []
+        for model, confusion in self.confusions.items():
+            found = class_scores(confusion)
+            for index, label in enumerate(self.split.labels):
+                rows.append(
+                    {
+                        "model": model,
+                        "class": label,
+                        "set": role(self.split, label),
+                        "pixels": int(found.pixels[index]),
+                        "iou": float(found.iou[index]),
+                        "recall": float(found.recall[index]),
+                        "precision": float(found.precision[index]),
+                    }
+                )
+        return rows
+
 
 def evaluate(
     run: Run, *, split_name: str | None = None, data: Path | None = None, progress: Progress
@@ -114,38 +170,18 @@ def evaluate(
     Raises:
         InputError: If the data cannot be used or has other classes than the run.
     """
-    dataset = open_dataset(
-        run.config, data or Path(run.config.data), split_name or run.config.val_split
-    )
+    dataset = open_split(run, split_name=split_name, data=data)
     split, lookup = run.split, run.split.mask_lookup()
-    if dataset.class_names != split.names:
-        odd = sorted(set(dataset.class_names) ^ set(split.names))
-        raise InputError(
-            f"data set {dataset.root} has other classes than the run",
-            got=f"{', '.join(odd[:5])} in one of them" if odd else "another order",
-            fix="evaluate on a data set with the classes.txt of the training",
-        )
-    decide = Decisions(split, run.space)
-    models = decide.models
-    preprocess = preprocess_of(run.network.backbone.info, run.config.long_side)
-    confusions = {m: np.zeros((len(split.labels),) * 2, dtype=np.int64) for m in models}
+    predict = Predictor(run)
+    confusions = {m: np.zeros((len(split.labels),) * 2, dtype=np.int64) for m in predict.models}
     right = known = 0
     is_seen = split.is_member(split.train_seen)
     with progress, progress.task(f"evaluate {dataset.split}", len(dataset.ids)) as task:
         for image_id in dataset.ids:
             image, mask = dataset.pair(image_id)
             truth = lookup[mask]
-            layout = layout_of(
-                (truth.shape[0], truth.shape[1]), preprocess, resize=run.config.resize
-            )
-            frame = np.empty((1, 3, *layout.padded_hw), dtype=np.float32)
-            normalise_into(image, layout, preprocess, frame[0])
-            with torch.inference_mode():
-                grids = run.network(torch.from_numpy(frame))
-            embedding, mask_grid = (np.ascontiguousarray(g[0].numpy()) for g in grids)
-            geometry = layout.grid_geometry(run.network.geometry)
-            maps, seenmask = decide(embedding, mask_grid, truth, geometry)
-            for model in models:
+            maps, seenmask = predict(image, truth)
+            for model in predict.models:
                 confusions[model] += confusion_matrix(truth, maps[model], len(split.labels))
             labelled = truth != VOID
             right += int((seenmask == is_seen[truth % len(is_seen)])[labelled].sum())
@@ -155,55 +191,40 @@ def evaluate(
         split=split,
         images=len(dataset.ids),
         confusions=confusions,
-        seenmask_accuracy=100 * right / max(known, 1) if "SZN" in models else None,
+        seenmask_accuracy=100 * right / max(known, 1) if "SZN" in predict.models else None,
     )
 
 
-class Decisions:
-    """Label maps of FCN-JE, SZN and SZN-PS from a network's grids, by the runtime's own SEI.
+def open_split(run: Run, *, split_name: str | None = None, data: Path | None = None) -> Dataset:
+    """The data that a run is evaluated on.
 
     Args:
-        split: The classes.
-        space: Their embeddings.
+        run: The run.
+        split_name: Split of the data set; by default the run's validation split.
+        data: Folder of the data set; by default the run's.
+
+    Raises:
+        InputError: If the data cannot be used or has other classes than the run.
     """
+    dataset = open_dataset(
+        run.config, data or Path(run.config.data), split_name or run.config.val_split
+    )
+    if dataset.class_names != run.split.names:
+        odd = sorted(set(dataset.class_names) ^ set(run.split.names))
+        raise InputError(
+            f"data set {dataset.root} has other classes than the run",
+            got=f"{', '.join(odd[:5])} in one of them" if odd else "another order",
+            fix="evaluate on a data set with the classes.txt of the training",
+        )
+    return dataset
 
-    def __init__(self, split: ClassSplit, space: LabelSpace) -> None:
-        self._seen = split.is_member(split.train_seen)
-        self._all = LabelSet(names=space.names, embeddings=space.unit, seen=self._seen)
-        self._parts = [
-            (indices, LabelSet(
-                names=tuple(space.names[i] for i in indices),
-                embeddings=space.unit[indices],
-                seen=self._seen[indices],
-            ))
-            for indices in (np.flatnonzero(~self._seen), np.flatnonzero(self._seen))
-            if len(indices)
-        ]  # fmt: skip
-        several = len(split.train_seen) < len(split.labels)
-        self.models = ("FCN-JE", "SZN", "SZN-PS") if several else ("FCN-JE",)
 
-    def __call__(
-        self,
-        embedding: NDArray[np.float32],
-        seenmask: NDArray[np.float32],
-        truth: NDArray[np.uint8],
-        geometry: GridGeometry,
-    ) -> tuple[dict[str, NDArray[np.integer]], NDArray[np.bool_]]:
-        """Label maps (H, W) per model, and the seenmask (H, W).
+def saved_evaluation(folder: Path, split_name: str) -> Evaluation:
+    """The evaluation that `szn-train` or `szn-eval` left in a run's folder.
 
-        Args:
-            embedding: (j, h, w) float32.
-            seenmask: (2, h, w) float32.
-            truth: (H, W) label indices or `VOID`, for the perfect seenmask.
-            geometry: Where the nodes lie among the pixels of `truth`.
-        """
-        size_hw = truth.shape
-        # FCN-JE and the two halves of the perfect seenmask are SEI over one part of the labels.
-        nearest = []
-        for indices, part in self._parts:
-            labels, _ = segment_grid(embedding, None, part, geometry=geometry, size_hw=size_hw)
-            nearest.append(indices[labels])
-        szn, seen = segment_grid(embedding, seenmask, self._all, geometry=geometry, size_hw=size_hw)
-        truly_seen = self._seen[truth % len(self._seen)]  # void pixels are never counted
-        perfect = np.where(truly_seen, nearest[-1], nearest[0])
-        return {"FCN-JE": nearest[-1], "SZN": szn, "SZN-PS": perfect}, seen
+    Raises:
+        TrainingError: If there is none, or it is damaged.
+    """
+    config, class_names = saved_config(folder)
+    values = read_json(folder / f"eval-{split_name}.json")
+    return Evaluation.from_dict(values, class_split(config, class_names))

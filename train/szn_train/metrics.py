@@ -16,7 +16,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Mode", "Scores", "confusion_matrix", "harmonic_mean", "scores"]
+__all__ = [
+    "ClassScores",
+    "Mode",
+    "Scores",
+    "class_scores",
+    "confusion_matrix",
+    "harmonic_mean",
+    "row_percent",
+    "scores",
+]
 
 Mode = Literal["standard", "thesis"]
 
@@ -41,6 +50,23 @@ class Scores:
     def to_dict(self) -> dict[str, float]:
         """Plain values for JSON."""
         return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClassScores:
+    """Metrics of each class, (K,) float64 in percent, from the full confusion matrix.
+
+    Attributes:
+        pixels: Of the truth, a count.
+        iou: Intersection over union; NaN where the truth shows no pixel of the class.
+        recall: Of the class' pixels, how many were called it; NaN likewise.
+        precision: Of the pixels called it, how many are; NaN where none is called it.
+    """
+
+    pixels: NDArray[np.int64]
+    iou: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    precision: NDArray[np.float64]
 
 
 def confusion_matrix(
@@ -84,6 +110,30 @@ def scores(
         miou=100 * float(iou[counted].mean()),
         wiou=100 * float((truth * iou).sum() / truth.sum()),
     )
+
+
+def class_scores(confusion: NDArray[np.int64]) -> ClassScores:
+    """Metrics of each class of a confusion matrix (K, K), rows truth, columns prediction."""
+    hits = np.diagonal(confusion)
+    truth, called = confusion.sum(axis=1), confusion.sum(axis=0)
+    return ClassScores(
+        pixels=truth,
+        iou=_percent(hits, np.where(truth > 0, truth + called - hits, 0)),
+        recall=_percent(hits, truth),
+        precision=_percent(hits, called),
+    )
+
+
+def row_percent(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The confusion matrix (K, K) in percent of each row's pixels, NaN in rows without pixels."""
+    return _percent(confusion, confusion.sum(axis=1, keepdims=True))
+
+
+def _percent(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+    """100 * part / whole, NaN where the whole is 0."""
+    shares = np.full(part.shape, np.nan)
+    np.divide(part, whole, out=shares, where=np.broadcast_to(whole > 0, part.shape))
+    return 100 * shares
 
 
 def harmonic_mean(a: float, b: float) -> float:
