@@ -125,31 +125,29 @@ def add_int8(
                 task.advance()
 
         calibration = calibrate(source, told())
-    budget = config.budgets["int8"].label_flips
-    progress.line("INT8: looking for layers that cost too much")
-    found = find_float_layers(
-        source,
-        calibration,
-        _cost(draft, reference.labels, frames),
-        budget=0.9 * budget,  # other images will cost a little more
-        target="cpu",
-        most=_MOST_FLOAT_LAYERS,
-        progress=progress.line,
-    )
-    draft.notes.append(sensitivity_markdown(found))
-    facts = {
-        "calibration": {"images": calibration.frames, "method": calibration.method},
-        "kept_float": list(found.keep_float),
-    }
-    variants: list[tuple[str, Target, str]] = [
-        ("onnx", "cpu", "model.int8.onnx"),
-        ("onnx-tensorrt", "tensorrt", "model.int8.tensorrt.onnx"),
-    ]
+    variants: list[tuple[str, Target, str]] = [("onnx", "cpu", "model.int8.onnx")]
+    if config.tensorrt is not None:
+        variants.append(("onnx-tensorrt", "tensorrt", "model.int8.tensorrt.onnx"))
+    cost = _cost(draft, reference.labels, frames)
     for kind, target, file in variants:
-        if target == "tensorrt" and config.tensorrt is None:
-            continue
+        progress.line(f"{file}: looking for layers that cost too much")
+        # each for its own: signed activations cost more labels than unsigned ones
+        found = find_float_layers(
+            source,
+            calibration,
+            cost,
+            budget=0.9 * config.budgets["int8"].label_flips,  # other images will cost a little more
+            target=target,
+            most=_MOST_FLOAT_LAYERS,
+            progress=progress.line,
+        )
+        draft.notes.append(f"{file}: {sensitivity_markdown(found)}")
         content = to_int8(source, calibration, target=target, keep_float=found.keep_float)
         check_onnx(content)
+        facts = {
+            "calibration": {"images": calibration.frames, "method": calibration.method},
+            "kept_float": list(found.keep_float),
+        }
         artefact = Artefact(kind=kind, precision="int8", file=file, opset=draft.opset, facts=facts)
         runners = onnx_runners(content, draft.manifest, "int8")
         if target == "tensorrt":
