@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,24 +13,17 @@ from szn_export.config import ExportConfig
 from szn_export.draft import Draft
 from szn_export.gate import Reference
 from szn_export.gate_images import calibration_frames
-from szn_export.measuring import Runner, engine_runner, ir_runners, measure, onnx_runners
+from szn_export.measuring import Runner, measure, onnx_runners
 from szn_export.report import Row
-from szn_runtime.backends import Backend, BackendOptions, open_backend
-from szn_runtime.bundle import LABELS_FILE, Artefact, Bundle, write_bundle
+from szn_runtime.backends import BackendOptions
+from szn_runtime.bundle import Artefact
 from szn_runtime.errors import GateError
 from szn_runtime.labels import LabelSet
 from szn_runtime.onnx_guard import check_onnx
 from szn_train.progress import Progress
 from szn_train.run import Run
 
-__all__ = [
-    "add_fp16",
-    "add_fp32",
-    "add_int8",
-    "add_openvino",
-    "add_tensorrt",
-    "add_with_sei",
-]
+__all__ = ["add_fp16", "add_fp32", "add_int8", "add_with_sei", "gated"]
 
 # of the calibration images: enough to rank layers, few enough to do it for every layer
 _SENSITIVITY_IMAGES = 12
@@ -40,7 +31,7 @@ _SENSITIVITY_IMAGES = 12
 _MOST_FLOAT_LAYERS = 12
 
 
-def _gated(
+def gated(
     draft: Draft,
     reference: Reference,
     config: ExportConfig,
@@ -99,7 +90,7 @@ def add_fp16(draft: Draft, reference: Reference, config: ExportConfig, progress:
         kind="onnx", precision="fp16", file="model.fp16.onnx", opset=draft.opset, facts={}
     )
     runners = onnx_runners(content, draft.manifest, "fp16")
-    _gated(draft, reference, config, progress, artefact, {artefact.file: content}, runners)
+    gated(draft, reference, config, progress, artefact, {artefact.file: content}, runners)
 
 
 def add_int8(
@@ -152,7 +143,7 @@ def add_int8(
         runners = onnx_runners(content, draft.manifest, "int8")
         if target == "tensorrt":
             runners = runners[:1]  # onnxruntime computes it, if slowly
-        _gated(draft, reference, config, progress, artefact, {file: content}, runners)
+        gated(draft, reference, config, progress, artefact, {file: content}, runners)
 
 
 def _cost(
@@ -191,82 +182,6 @@ def _cost(
         return 100 * float(np.mean(flips))
 
     return cost
-
-
-def add_openvino(
-    draft: Draft, reference: Reference, config: ExportConfig, progress: Progress
-) -> None:
-    """OpenVINO's own format of the FP32 and INT8 graphs."""
-    from szn_export.to_openvino import ir_from_onnx
-
-    for precision in ("fp32", "int8"):
-        source = "model.onnx" if precision == "fp32" else "model.int8.onnx"
-        if source not in draft.files:
-            continue
-        progress.line(f"OpenVINO's format, {precision}")
-        compress = config.openvino_fp16 and precision == "fp32"
-        xml, weights = ir_from_onnx(draft.files[source], compress_to_fp16=compress)
-        stored = "fp16" if compress else precision
-        files = {f"model.{stored}.xml": xml, f"model.{stored}.bin": weights}
-        artefact = Artefact(
-            kind="openvino",
-            precision=stored,
-            file=f"model.{stored}.xml",
-            facts={"weights": f"model.{stored}.bin"},
-        )
-        runners = ir_runners(xml, weights, draft.manifest, stored)
-        _gated(draft, reference, config, progress, artefact, files, runners)
-
-
-def add_tensorrt(
-    draft: Draft, reference: Reference, config: ExportConfig, progress: Progress
-) -> None:
-    """Engines of every precision."""
-    from szn_export.to_tensorrt import engine_from_onnx
-
-    settings = config.tensorrt
-    if settings is None:
-        return
-    sources = {
-        "fp32": "model.onnx",
-        "fp16": "model.fp16.onnx",
-        "int8": "model.int8.tensorrt.onnx",
-    }
-    for precision in config.made:
-        source = draft.files.get(sources[precision])
-        if source is None:
-            continue
-        progress.line(f"building the TensorRT engine, {precision}")
-        engine, facts = engine_from_onnx(
-            source, draft.manifest, settings, precision=precision, progress=progress.line
-        )
-        file = f"model.{precision}.engine"
-        artefact = Artefact(
-            kind="tensorrt",
-            precision=precision,
-            file=file,
-            facts=facts.to_json(),
-        )
-        with tempfile.TemporaryDirectory() as folder:
-            runner = engine_runner(
-                _staged_engine(draft, artefact, engine, Path(folder) / "staged"), precision
-            )
-            _gated(draft, reference, config, progress, artefact, {file: engine}, [runner])
-
-
-def _staged_engine(
-    draft: Draft, artefact: Artefact, engine: bytes, folder: Path
-) -> Callable[[], Backend]:
-    """Open an engine as the runtime will: from a bundle, after all its checks."""
-
-    def opener() -> Backend:
-        manifest = dataclasses.replace(draft.manifest, artefacts=(artefact,), files={})
-        files = {LABELS_FILE: draft.files[LABELS_FILE], artefact.file: engine}
-        write_bundle(folder, manifest, files)
-        options = BackendOptions(precision=artefact.precision)
-        return open_backend("tensorrt", Bundle.open(folder), options)
-
-    return opener
 
 
 def add_with_sei(

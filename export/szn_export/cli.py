@@ -37,6 +37,9 @@ _POSITIVE = click.IntRange(min=1)
 )
 @click.option("--openvino", is_flag=True, help="Also write OpenVINO's own format.")
 @click.option("--openvino-fp16", is_flag=True, help="Store its weights in FP16.")
+@click.option(
+    "--openvino-pixels", is_flag=True, help="One more that takes uint8 BGR frames, for others."
+)
 @click.option("--trt", is_flag=True, help="Also build TensorRT engines.")
 @click.option(
     "--trt-flavour",

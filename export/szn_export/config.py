@@ -28,6 +28,7 @@ class ExportConfig:
         precisions: Of the ONNX files and engines, some of `PRECISIONS`; fp32 is always made.
         openvino: Whether to write OpenVINO's own format too.
         openvino_fp16: Whether its weights are stored in FP16.
+        openvino_pixels: Whether to write one that takes uint8 BGR frames as well.
         tensorrt: How to build engines, None for none.
         split: Whether to write trunk and heads as files of their own.
         with_sei: Whether to write a graph that gives labels.
@@ -50,6 +51,7 @@ class ExportConfig:
     precisions: tuple[str, ...] = ("fp32",)
     openvino: bool = False
     openvino_fp16: bool = False
+    openvino_pixels: bool = False
     tensorrt: TensorRTConfig | None = None
     split: bool = False
     with_sei: bool = False
@@ -78,6 +80,8 @@ class ExportConfig:
                 raise UsageError(what, got=getattr(self, name), expected=">= 1")
         if self.openvino_fp16 and not self.openvino:
             raise UsageError("--openvino-fp16 is for OpenVINO's format", fix="add --openvino")
+        if self.openvino_pixels and not self.openvino:
+            raise UsageError("--openvino-pixels is for OpenVINO's format", fix="add --openvino")
         missing = sorted({"fp32", "fp16", "bf16", "int8"} - set(self.budgets))
         if missing:
             raise UsageError("a precision has no budget", got=", ".join(missing))
@@ -97,6 +101,8 @@ class ExportConfig:
         if self.openvino:
             kept = [p for p in self.made if p != "fp16"]
             lines += [f"OpenVINO {p}: model.{p}.xml, model.{p}.bin" for p in kept]
+            if self.openvino_pixels:
+                lines.append("OpenVINO of uint8 frames: model.pixels.xml, model.pixels.bin")
         if self.split:
             lines.append("parts: fcn.onnx, embedding_head.onnx, seenmask_head.onnx")
             if self.tensorrt is not None:

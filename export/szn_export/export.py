@@ -16,14 +16,14 @@ from szn_export.artefacts import (
     add_fp16,
     add_fp32,
     add_int8,
-    add_openvino,
-    add_tensorrt,
     add_with_sei,
 )
 from szn_export.config import ExportConfig
 from szn_export.draft import Draft
+from szn_export.engines import add_tensorrt
 from szn_export.gate import reference_of
 from szn_export.gate_images import gate_data
+from szn_export.ir import add_openvino, add_openvino_pixels
 from szn_export.parts import add_parts
 from szn_export.report import Row, flips_picture, report_json, report_markdown
 from szn_export.to_onnx import EMBEDDING, FRAMES, SEENMASK, onnx_from_network
@@ -123,6 +123,8 @@ def export(run: Run, folder: Path, config: ExportConfig, *, progress: Progress) 
             add_int8(run, draft, reference, config, progress)
         if config.openvino:
             add_openvino(draft, reference, config, progress)
+        if config.openvino_pixels:
+            add_openvino_pixels(draft, reference, config, progress)
         if config.tensorrt is not None:
             add_tensorrt(draft, reference, config, progress)
         if config.split:

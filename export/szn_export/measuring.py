@@ -12,7 +12,7 @@ from szn_runtime.errors import BackendError, GateError, MissingDependencyError
 from szn_runtime.manifest import Manifest
 from szn_train.progress import Progress
 
-__all__ = ["Runner", "engine_runner", "ir_runners", "measure", "onnx_runners"]
+__all__ = ["Runner", "engine_runner", "ir_runners", "measure", "onnx_runners", "pixels_runner"]
 
 _FLOATS = ("fp32", "bf16", "fp16")
 
@@ -56,6 +56,17 @@ def onnx_runners(model: bytes, manifest: Manifest, precision: str) -> list[Runne
 def ir_runners(xml: bytes, weights: bytes, manifest: Manifest, precision: str) -> list[Runner]:
     """OpenVINO on its own format."""
     return [_openvino(xml, weights, manifest, precision)]
+
+
+def pixels_runner(xml: bytes, weights: bytes, manifest: Manifest) -> Runner:
+    """OpenVINO on its own format that takes pixels."""
+
+    def pixels() -> Backend:
+        from szn_export.pixels import PixelsBackend
+
+        return PixelsBackend(xml, weights, manifest, BackendOptions())
+
+    return Runner(name="openvino fp32, uint8 frames", precision="fp16", open=pixels)
 
 
 def engine_runner(open_engine: Callable[[], Backend], precision: str) -> Runner:

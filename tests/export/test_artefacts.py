@@ -50,6 +50,7 @@ def whole(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Whole
         name="tiny",
         precisions=("fp16", "int8"),
         openvino=True,
+        openvino_pixels=True,
         tensorrt=TensorRTConfig(flavour="rtx") if RTX else None,
         split=True,
         with_sei=True,
@@ -72,6 +73,7 @@ def test_every_artefact_is_there(whole: Whole) -> None:
         ("onnx", "int8"): "model.int8.onnx",
         ("openvino", "fp32"): "model.fp32.xml",
         ("openvino", "int8"): "model.int8.xml",
+        ("openvino-pixels", "fp32"): "model.pixels.xml",
         ("onnx-fcn", "fp32"): "fcn.onnx",
         ("onnx-embedding-head", "fp32"): "embedding_head.onnx",
         ("onnx-seenmask-head", "fp32"): "seenmask_head.onnx",
@@ -96,6 +98,7 @@ def test_the_report_names_every_runner(whole: Whole) -> None:
     assert rows["model.onnx", "onnxruntime fp32"] == "ok"
     assert rows["model.int8.onnx", "openvino int8"] == "ok"
     assert rows["model.fp32.xml", "openvino fp32"] == "ok"
+    assert rows["model.pixels.xml", "openvino fp32, uint8 frames"] == "ok"
     parts = "fcn.onnx, embedding_head.onnx, seenmask_head.onnx"
     assert rows[parts, "onnxruntime fp32, one after the other"] == "ok"
     text = whole.bundle.read("export_report.md").decode()

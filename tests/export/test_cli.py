@@ -111,6 +111,7 @@ def test_a_data_set_that_has_gone_asks_for_images(exported: Exported, tmp_path: 
         ["--trt", "--size", "big"],
         ["--trt", "--trt-flags", "FP16"],
         ["--openvino-fp16"],
+        ["--openvino-pixels"],
         ["--verify", "bundle"],
     ],
 )
