@@ -12,7 +12,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from szn_train.classes import VOID
-from szn_train.losses import cosine_ce_loss, cosine_loss, mse_loss, seenmask_loss, softmax_loss
+from szn_train.losses import (
+    cosine_ce_loss,
+    cosine_loss,
+    exposure_loss,
+    mse_loss,
+    seenmask_loss,
+    softmax_loss,
+)
 
 LABELS = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-0.6, 0.8]])
 SEEN = torch.tensor([True, False, True])
@@ -56,6 +63,19 @@ def test_cosine_ce_loss_by_hand() -> None:
     assert value == pytest.approx(math.log1p(math.exp(-5 * 0.6 - 5)), rel=1e-3)
     value = cosine_ce_loss(pixels((2.0, 0.0)), targets(2), LABELS, SEEN, 5.0).item()
     assert value == pytest.approx(8 + math.log1p(math.exp(-8)), rel=1e-5)
+
+
+def test_exposure_loss_by_hand() -> None:
+    # the pixel of the unseen label 1 has cosines (1, -0.6) with the seen ones; label 0 is seen
+    value = exposure_loss(pixels((2.0, 0.0), (9.0, 1.0)), targets(1, 0), LABELS, SEEN, 5.0).item()
+    shares = math.log(1 / (1 + math.exp(-8))), math.log(1 / (1 + math.exp(8)))
+    assert value == pytest.approx(-sum(shares) / 2 - math.log(2), rel=1e-4)
+    middle = LABELS[0] + LABELS[2]  # as near to both
+    between = exposure_loss(
+        pixels((middle[0].item(), middle[1].item())), targets(1), LABELS, SEEN, 5
+    )
+    assert between.item() == pytest.approx(0, abs=1e-5)
+    assert exposure_loss(pixels((2.0, 0.0)), targets(0), LABELS, SEEN, 5.0).item() == 0
 
 
 def test_mse_loss_by_hand() -> None:

@@ -90,6 +90,24 @@ def test_the_sum_is_over_an_images_pixels_and_the_mean_over_images() -> None:
     torch.testing.assert_close(objective_of(values).loss(frames, target), expected)
 
 
+def test_exposure_joins_pixels_of_train_unseen() -> None:
+    frames, target = batch(3)
+    target[0, :4] = 3  # boat
+    pixels, seen = pixels_of(frames), torch.tensor([True] * KNOWN + [False] * 2)
+    unit = torch.from_numpy(SPACE.unit)
+    alone = target.masked_fill(target == 3, VOID)
+    known, strange = labelled_pixels(alone), float((target == 3).sum())
+    expected = (
+        known * losses.cosine_ce_loss(pixels, alone, unit, seen, 10.0)
+        + 0.5 * strange * losses.exposure_loss(pixels, target, unit, seen, 10.0)
+    ) / (known + strange)
+    objective = objective_of({"loss": "cosine_ce", "exposure": 0.5})
+    torch.testing.assert_close(objective.loss(frames, target), expected, rtol=1e-4, atol=1e-6)
+    assert objective.weight(target) == known + strange
+    without = objective_of({"loss": "cosine_ce"}).loss(frames, alone)
+    torch.testing.assert_close(objective.loss(frames, alone), without, rtol=1e-4, atol=1e-6)
+
+
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 999), cut=st.integers(1, 3), void=st.sampled_from([0.0, 0.3, 0.9]))
 @pytest.mark.parametrize("values", EVERY)

@@ -343,6 +343,23 @@ def test_both_sides_of_the_seenmask_can_weigh_the_same(tmp_path: Path) -> None:
     assert bias[0] < bias[1]
 
 
+def test_exposure_trains_the_first_step_on_train_unseen_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[tuple[str, ...]] = []
+
+    def batches(dataset: Any, split: Any, ids: tuple[str, ...], **options: Any) -> Any:
+        taken.append(ids)
+        return Batches(dataset, split, ids, **options)
+
+    monkeypatch.setattr("szn_train.trainer.Batches", batches)
+    catalogue.train_tiny(tmp_path / "plain")
+    catalogue.train_tiny(tmp_path / "exposed", exposure=1.0)
+    alone, second, exposed, again = (set(ids) for ids in taken)
+    assert alone == {"t0", "t1", "t2", "t3", "t4", "t5"}
+    assert exposed == again == second == alone | {"t6", "t7"}
+
+
 def test_fcn_s_scores_every_label_and_sei_takes_the_highest(tmp_path: Path) -> None:
     step = StepConfig(epochs=12, batch_size=3, learning_rate=3e-3)
     run = catalogue.train_tiny(

@@ -106,6 +106,9 @@ class TrainConfig:
         reduction: Over the labelled pixels of an image: "mean" over those of the batch, or their
             "sum" averaged over the images.
         similarity_scale: Factor on the cosine in "cosine_ce".
+        exposure: Weight of pixels of train_unseen in the first step, which then shall not prefer
+            any seen label ("cosine" and "cosine_ce" only); 0 leaves their images out, as the thesis
+            does.
         long_side: Frames are resized so that their longer side has this many pixels.
         resize: False leaves frames at their own size in training and evaluation; bundles still
             resize to `long_side`.
@@ -137,6 +140,7 @@ class TrainConfig:
     loss: Literal["cosine", "mse", "cosine_ce", "cross_entropy"] = "cosine"
     reduction: Literal["mean", "sum"] = "mean"
     similarity_scale: float = 10.0
+    exposure: float = 0.0
     long_side: int = 512
     resize: bool = True
     crop_hw: tuple[int, int] = (320, 320)
@@ -154,6 +158,11 @@ class TrainConfig:
         _check("stride", self.stride, self.stride in {8, 16, 32}, "32, 16 or 8")
         _check("long_side", self.long_side, self.long_side >= 32, "32 or more")
         _check("similarity_scale", self.similarity_scale, _positive(self.similarity_scale), "> 0")
+        _check("exposure", self.exposure, 0 <= self.exposure < math.inf, "0 or more")
+        if self.exposure and self.loss not in {"cosine", "cosine_ce"}:
+            raise UsageError(
+                "exposure is about cosines", got=f"loss {self.loss!r}", expected="cosine, cosine_ce"
+            )
         _check("seed", self.seed, 0 <= self.seed < 2**32, "0 to 4294967295")
         fits = all(n > 0 and n % self.stride == 0 for n in self.crop_hw)
         _check("crop_hw", self.crop_hw, fits, f"two multiples of the stride {self.stride}")

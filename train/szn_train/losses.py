@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from szn_train.classes import VOID
 
-__all__ = ["cosine_ce_loss", "cosine_loss", "mse_loss", "seenmask_loss", "softmax_loss"]
+__all__ = [
+    "cosine_ce_loss", "cosine_loss", "exposure_loss", "mse_loss", "seenmask_loss", "softmax_loss",
+]  # fmt: skip
 
 
 def cosine_loss(embedding: Tensor, target: Tensor, label_embeddings: Tensor) -> Tensor:
@@ -68,6 +72,25 @@ def cosine_ce_loss(
     position = torch.cumsum(seen, dim=0) - 1  # label index -> index among the seen ones
     loss = F.cross_entropy(scale * similarity, position[index], reduction="sum")
     return loss / max(len(index), 1)
+
+
+def exposure_loss(
+    embedding: Tensor, target: Tensor, label_embeddings: Tensor, seen: Tensor, scale: float
+) -> Tensor:
+    """How far pixels of other than seen labels are from no preference among the seen ones.
+
+    Cross-entropy between equal shares and the softmax of `cosine_ce_loss`, less its least value
+    (the entropic open-set loss of Dhamija et al. 2018). Pixels of seen labels do not count.
+
+    Shape:
+        embedding: (N, j, H, W); target: (N, H, W) int64 of any labels or 255;
+        label_embeddings: (K, j) of unit norm; seen: (K,) bool. Returns a scalar >= 0.
+    """
+    flat, index = _labelled(embedding, target)  # (P, j), (P,)
+    strange = F.normalize(flat[~seen[index]], dim=1) @ label_embeddings[seen].T  # (Q, seen)
+    shares = F.log_softmax(scale * strange, dim=1).mean(dim=1)  # (Q,)
+    least = math.log(int(seen.sum()))
+    return (-shares - least).sum() / max(len(shares), 1)
 
 
 def seenmask_loss(

@@ -51,6 +51,8 @@ def embedding_objective(
 ) -> Objective:
     """Of the first step: FCN and embedding head on pixels of train_seen.
 
+    With `exposure` also on pixels of train_unseen, without their labels.
+
     Args:
         config: Of the run.
         split: Its classes.
@@ -62,9 +64,10 @@ def embedding_objective(
     seen = torch.from_numpy(split.is_member(split.train_seen))
     averages = config.reduction == "mean"
 
-    def loss(frames: Tensor, target: Tensor) -> Tensor:
-        pixels = upsample(grid(frames).float(), (target.shape[1], target.shape[2]), geometry)
+    def loss(frames: Tensor, every: Tensor) -> Tensor:
+        pixels = upsample(grid(frames).float(), (every.shape[1], every.shape[2]), geometry)
         known, wanted = seen.to(pixels.device), labels.to(pixels.device)
+        target = _only(every, known) if config.exposure else every
         if config.loss == "cosine":
             value = losses.cosine_loss(pixels, target, wanted)
         elif config.loss == "mse":
@@ -73,7 +76,11 @@ def embedding_objective(
             value = losses.softmax_loss(pixels, target, known)
         else:
             value = losses.cosine_ce_loss(pixels, target, wanted, known, config.similarity_scale)
-        return value if averages else value * (labelled_pixels(target) / len(target))
+        if config.exposure:  # each pixel counts once, those of train_unseen by their weight
+            share = labelled_pixels(target) / max(labelled_pixels(every), 1)
+            strange = losses.exposure_loss(pixels, every, wanted, known, config.similarity_scale)
+            value = share * value + (1 - share) * config.exposure * strange
+        return value if averages else value * (labelled_pixels(every) / len(every))
 
     return Objective(loss=loss, weight=labelled_pixels if averages else lambda t: float(len(t)))
 
@@ -109,6 +116,14 @@ def seenmask_objective(
         return float(weights[seen[known].long()].sum())
 
     return Objective(loss=loss, weight=weight)
+
+
+def _only(target: Tensor, members: Tensor) -> Tensor:
+    """Targets (N, H, W) with the pixels of other labels void."""
+    other = torch.zeros_like(target, dtype=torch.bool)
+    known = target != VOID
+    other[known] = ~members[target[known]]
+    return target.masked_fill(other, VOID)
 
 
 def _balance(split: ClassSplit, pixels: NDArray[np.int64]) -> Tensor:

@@ -103,7 +103,8 @@ def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool
             progress=progress,
             validation=validation,
         )
-        steps.embedding(selection.embedding_ids, space)
+        exposed = selection.seenmask_ids if config.exposure else selection.embedding_ids
+        steps.embedding(exposed, space)
         if split.train_unseen:
             steps.seenmask(selection.seenmask_ids, selection.pixels)
     if processes.is_main:

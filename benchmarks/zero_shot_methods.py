@@ -1,0 +1,414 @@
+"""Ways to tell unseen from seen on the grid of a frozen network, and their operating points.
+
+A method is named `BASE[/WINDOW][@POINT]`, as in `stats/5@1.5`:
+
+    BASE    thesis   the trainer's own seenmask: a 1x1 convolution of the frozen features
+            linear   the same, fitted on cells with every class counting the same
+            stats    logistic regression on `szn_train.seen_statistics`
+            both     the same with `linear`'s logit as one more number
+            gap      largest cosine with a seen label minus that with any other label: what a bias
+                     on seen scores does. Those labels are only known at run time, so it cannot be
+                     in the graph
+    WINDOW  mean over so many nodes squared, 1 if not given
+    POINT   `5%`: the bias that loses at most so many of the held-out seen cells; `1.5`: that costs
+            at most so many points of train_seen mIoU on them. Without one no bias is added.
+
+Everything is fitted on `train` and `hold`, where no image shows a class of U. Statistics of images
+that the network was trained on look too well known, so that seen cells for `stats` and all
+operating points come from `hold` alone; logits there are those of models that were fitted without
+the image.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from zero_shot_runs import Cells
+
+from szn_runtime.errors import UsageError
+from szn_train.calibration import class_balance, lost_share, recall_at, roc_auc, seen_bias
+from szn_train.cells import smoothed
+from szn_train.classes import VOID, ClassSplit
+from szn_train.logistic import Logistic, fit_logistic
+from szn_train.metrics import confusion_matrix, scores
+from szn_train.seen_statistics import STATISTICS, SeenStatistics, fit_statistics
+from szn_train.seenmask_head import StatisticalSeenmask
+from szn_train.semantic import LabelSpace
+
+__all__ = ["BASES", "DEFAULT", "Fitted", "Fitting", "Method", "parse_method"]
+
+BASES = ("thesis", "linear", "stats", "both", "gap")
+DEFAULT = tuple(
+    f"{base}{window}{point}"
+    for base in BASES
+    for window in ("", "/3", "/5")
+    for point in ("", "@5%", "@1.5")
+    if base != "gap" or point
+)
+_FOLDS = 3
+_MOST_SEEN_CELLS = 20_000
+_NAME = re.compile(r"(?P<base>[a-z]+)(/(?P<window>\d+))?(@(?P<number>[\d.]+)(?P<percent>%)?)?")
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A name in its parts.
+
+    Attributes:
+        name: As it is shown.
+        base: One of `BASES`.
+        window: Nodes along each side of the mean.
+        lost: Share of held-out seen cells that may be lost, or None.
+        drop: Points of held-out train_seen mIoU that may be lost, or None.
+    """
+
+    name: str
+    base: str
+    window: int = 1
+    lost: float | None = None
+    drop: float | None = None
+
+
+def parse_method(name: str) -> Method:
+    """A method by its name.
+
+    Raises:
+        UsageError: If it is none.
+    """
+    match = _NAME.fullmatch(name)
+    if match is None or match["base"] not in BASES or int(match["window"] or 1) % 2 == 0:
+        raise UsageError(f"no method {name!r}", expected=f"{'|'.join(BASES)}[/3|/5|...][@5%|@1.5]")
+    number = None if match["number"] is None else float(match["number"])
+    return Method(
+        name=name,
+        base=match["base"],
+        window=int(match["window"] or 1),
+        lost=number / 100 if number is not None and match["percent"] else None,
+        drop=number if not match["percent"] else None,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fitted:
+    """A method fitted on a draw.
+
+    Attributes:
+        logits: Cells to seen logits (P,), smoothed and with the bias.
+        facts: Bias, and what was measured on `hold`: nothing of U.
+    """
+
+    logits: Callable[[Cells], NDArray[np.float32]]
+    facts: dict[str, float | None]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fitting:
+    """What methods are fitted on.
+
+    Args:
+        train: Cells of the training images.
+        hold: Cells of images that the network was not trained on.
+        split: Classes of the draw.
+        space: Their embeddings.
+        scale: Factor on cosines in the network's loss.
+        components: Of the principal subspace of seen features.
+        l2: Penalty of `linear`, on standardised features.
+    """
+
+    train: Cells
+    hold: Cells
+    split: ClassSplit
+    space: LabelSpace
+    scale: float
+    components: int = 64
+    l2: float = 0.1
+    _tables: dict[tuple[Cells, str, int], Array] = field(default_factory=dict)
+    _models: dict[tuple[Any, ...], Logistic] = field(default_factory=dict)
+
+    def fit(self, method: Method) -> Fitted:
+        """Fit a method and choose its operating point."""
+        held = self._held_out(method, self.split.train_unseen)
+        labels = self.hold.labels
+        seen = self._is(labels, self.split.train_seen)
+        bias = 0.0
+        if method.lost is not None:
+            bias = seen_bias(held[seen], method.lost)
+        elif method.drop is not None:
+            bias = self._bias_for_drop(held[seen], labels[seen], method.drop)
+        model = self._model(method, self.split.train_unseen, None)
+
+        def logits(cells: Cells) -> NDArray[np.float32]:
+            return model(self._inputs(cells, method, self.split.train_unseen, None)) + np.float32(
+                bias
+            )
+
+        return Fitted(
+            logits=logits,
+            facts={
+                "bias": bias,
+                "hold_lost": lost_share(held[seen], bias),
+                "hold_miou": self._miou(held[seen] + bias, labels[seen]),
+                "hold_fcn_je_miou": self._miou(np.ones(int(seen.sum())), labels[seen]),
+                **self._left_out(method),
+            },
+        )
+
+    def head(self, method: Method, bias: float) -> StatisticalSeenmask:
+        """A fitted method as the module that an exported graph would hold.
+
+        Args:
+            method: `linear`, `stats` or `both`; the thesis' own is in the network already, and
+                `gap` cannot be in a graph.
+            bias: Of its operating point.
+
+        Raises:
+            UsageError: If it is another one.
+        """
+        if method.base not in {"linear", "stats", "both"}:
+            raise UsageError(f"no head of {method.name}", expected="linear, stats or both")
+        model = self._model(method, self.split.train_unseen, None)
+        feature_weight, statistic_weight = None, None
+        if method.base in {"linear", "both"}:  # the first input is the features' logit
+            features = self._feature_model(self.split.train_unseen, None)
+            feature_weight = model.weight[0] * features.weight
+            bias += model.weight[0] * features.bias
+        if method.base in {"stats", "both"}:
+            statistic_weight = model.weight[-len(STATISTICS) :]
+        return StatisticalSeenmask(
+            feature_weight=feature_weight,
+            statistics=None if statistic_weight is None else self._seen_statistics,
+            statistic_weight=statistic_weight,
+            bias=bias + model.bias,
+            window=method.window,
+        )
+
+    def _left_out(self, method: Method) -> dict[str, float | None]:
+        """How well each class of train_unseen is found by a model fitted without it.
+
+        The only estimate for classes that nobody has seen; methods are chosen by it.
+        """
+        if method.base == "thesis":  # the trainer has fitted it on all of them
+            return {"left_out_auc": None, "left_out_recall": None}
+        aucs, recalls = [], []
+        for name in self.split.train_unseen:
+            others = tuple(n for n in self.split.train_unseen if n != name)
+            held = self._held_out(method, others)
+            seen = self._is(self.hold.labels, self.split.train_seen)
+            found = np.concatenate([
+                self._model(method, others, None)(self._inputs(cells, method, others, None))[
+                    self._is(cells.labels, (name,))
+                ]
+                for cells in (self.train, self.hold)
+            ])  # fmt: skip
+            balance = class_balance(self.hold.labels[seen])
+            aucs.append(roc_auc(held[seen], found, balance))
+            recalls.append(recall_at(held[seen], found, 0.05))
+        return {
+            "left_out_auc": float(np.mean(aucs)),
+            "left_out_recall": float(np.mean(recalls)),
+        }
+
+    def _held_out(self, method: Method, unseen: tuple[str, ...]) -> NDArray[np.float32]:
+        """Logits (P,) of `hold`, each from a model that was fitted without its image."""
+        result = np.empty(len(self.hold.labels), np.float32)
+        for fold in range(_FOLDS):
+            rows = self._folds(self.hold) == fold
+            model = self._model(method, unseen, fold)
+            result[rows] = model(self._inputs(self.hold, method, unseen, fold))[rows]
+        return result
+
+    def _model(self, method: Method, unseen: tuple[str, ...], fold: int | None) -> Logistic:
+        """Regression of a method, fitted without the images of a fold."""
+        if method.base in {"thesis", "gap", "linear"}:  # their input is the logit
+            return Logistic(weight=np.ones(1), bias=0.0)
+        key = (method.base, method.window, unseen, fold)
+        if key not in self._models:
+            inputs, labels = [], []
+            for cells in (self.train, self.hold):
+                chosen = self._is(cells.labels, unseen)
+                if cells is self.hold:
+                    chosen |= self._is(cells.labels, self.split.train_seen)
+                if fold is not None:
+                    chosen &= self._folds(cells) != fold
+                # the features' logit at a cell must be from a model without its image too
+                inputs.append(self._inputs(cells, method, unseen, "out")[chosen])
+                labels.append(cells.labels[chosen])
+            self._models[key] = self._regression(
+                np.concatenate(inputs), np.concatenate(labels), l2=1e-3
+            )
+        return self._models[key]
+
+    def _inputs(
+        self, cells: Cells, method: Method, unseen: tuple[str, ...], fold: int | str | None
+    ) -> NDArray[np.float32]:
+        """(P, inputs) of a method's regression, smoothed.
+
+        Args:
+            cells: Where.
+            method: Which.
+            unseen: Classes that the features' model learns as unseen.
+            fold: Without which fold that model is fitted, None: with all; "out": for each cell the
+                one without its own.
+        """
+        columns = []
+        if method.base == "thesis":
+            columns.append(cells.seenmask[:, 1] - cells.seenmask[:, 0])
+        if method.base == "gap":
+            columns.append(self._gap(cells))
+        if method.base in {"linear", "both"}:
+            columns.append(self._linear(cells, unseen, fold))
+        table = [self._smoothed(cells, column, method.window) for column in columns]
+        if method.base in {"stats", "both"}:
+            table.append(self._statistics(cells, method.window))
+        return np.concatenate([t.reshape(len(cells.labels), -1) for t in table], axis=1)
+
+    def _statistics(self, cells: Cells, window: int) -> NDArray[np.float32]:
+        """(P, 8), smoothed."""
+        key = (cells, "statistics", window)
+        if key not in self._tables:
+            if window == 1:
+                found = self._seen_statistics.of_cells(cells.features, cells.embedding)
+            else:
+                found = self._smoothed(cells, self._statistics(cells, 1), window)
+            self._tables[key] = found
+        return self._tables[key]
+
+    @cached_property
+    def _seen_statistics(self) -> SeenStatistics:
+        """Fitted on cells of the training images, so that those of `hold` are new to it."""
+        rows = np.flatnonzero(self._is(self.train.labels, self.split.train_seen))
+        rows = _some(rows, 2 * _MOST_SEEN_CELLS)
+        indices = self.split.indices(self.split.train_seen)
+        return fit_statistics(
+            self.train.features[rows],
+            self.train.labels[rows],
+            self.space.unit[indices],
+            scale=self.scale,
+            components=self.components,
+        )
+
+    def _linear(
+        self, cells: Cells, unseen: tuple[str, ...], fold: int | str | None
+    ) -> NDArray[np.float32]:
+        """Logits (P,) of a regression on the features."""
+        if fold == "out":
+            result = np.empty(len(cells.labels), np.float32)
+            for each in range(_FOLDS):
+                rows = self._folds(cells) == each
+                result[rows] = self._linear(cells, unseen, each)[rows]
+            return result
+        key = (cells, f"linear {unseen} {fold}", 1)
+        if key not in self._tables:
+            model = self._feature_model(unseen, fold)
+            self._tables[key] = np.concatenate([
+                model(cells.features[start : start + 8192])
+                for start in range(0, len(cells.labels), 8192)
+            ])  # fmt: skip
+        return self._tables[key]
+
+    def _feature_model(self, unseen: tuple[str, ...], fold: int | str | None) -> Logistic:
+        key = ("features", unseen, fold)
+        if key not in self._models:
+            inputs, labels = [], []
+            for cells in (self.train, self.hold):
+                kept = np.ones(len(cells.labels), np.bool_)
+                if fold is not None:
+                    kept = self._folds(cells) != fold
+                taught = np.flatnonzero(kept & self._is(cells.labels, unseen))
+                seen = np.flatnonzero(kept & self._is(cells.labels, self.split.train_seen))
+                rows = np.sort(np.concatenate([taught, _some(seen, _MOST_SEEN_CELLS)]))
+                inputs.append(cells.features[rows])
+                labels.append(cells.labels[rows])
+            self._models[key] = self._regression(
+                np.concatenate(inputs).astype(np.float32), np.concatenate(labels), l2=self.l2
+            )
+        return self._models[key]
+
+    def _regression(self, inputs: Array, labels: NDArray[np.uint8], *, l2: float) -> Logistic:
+        """Seen against unseen, both sides and in each side all classes counting the same."""
+        seen = self._is(labels, self.split.train_seen)
+        weights = np.empty(len(labels))
+        for side in (seen, ~seen):
+            weights[side] = class_balance(labels[side])
+        return fit_logistic(inputs, seen, weights, l2=l2)
+
+    def _gap(self, cells: Cells) -> NDArray[np.float32]:
+        """Largest cosine with a seen label minus that with another one."""
+        cosine = _unit(cells.embedding) @ self.space.unit.T  # (P, K)
+        seen = self.split.is_member(self.split.train_seen)
+        gap: NDArray[np.float32] = cosine[:, seen].max(axis=1) - cosine[:, ~seen].max(axis=1)
+        return gap
+
+    def _smoothed(self, cells: Cells, values: Array, window: int) -> NDArray[np.float32]:
+        """Values (P,) or (P, channels), each the mean over its neighbours in the image."""
+        if window == 1:
+            return values
+        table = values.reshape(len(values), -1)
+        result = np.empty_like(table)
+        for image, rows in enumerate(cells.rows()):
+            for channel in range(table.shape[1]):
+                grid = cells.grid(table[:, channel], image, rows)
+                result[rows, channel] = smoothed(grid, window).ravel()
+        return result.reshape(values.shape)
+
+    def _folds(self, cells: Cells) -> NDArray[np.int64]:
+        """(P,) fold of each cell, that of its image."""
+        nodes = cells.grids_hw.prod(axis=1)
+        return np.repeat(np.arange(len(nodes)) % _FOLDS, nodes)
+
+    def _is(self, labels: NDArray[np.uint8], names: tuple[str, ...]) -> NDArray[np.bool_]:
+        """(P,) which cells have one of some labels."""
+        lookup = np.zeros(VOID + 1, np.bool_)
+        lookup[self.split.indices(names)] = True
+        return lookup[labels]
+
+    def _bias_for_drop(self, logits: Array, labels: NDArray[np.uint8], drop: float) -> float:
+        """The least bias that costs at most `drop` points of mIoU on held-out seen cells."""
+        before = self._miou(np.ones(len(logits)), labels)
+        for share in (0.4, 0.3, 0.25, 0.2, *np.arange(0.15, 0.0, -0.01), 0.005):
+            bias = seen_bias(logits, float(share))
+            if before - self._miou(logits + bias, labels) <= drop:
+                return bias
+        return seen_bias(logits, 0.0)
+
+    def _miou(self, logits: Array, labels: NDArray[np.uint8]) -> float:
+        """Train_seen mIoU over the seen cells of `hold`, those called unseen being wrong."""
+        kept = self.split.indices(self.split.train_seen)
+        position = np.full(VOID + 1, len(kept), np.int64)
+        position[kept] = np.arange(len(kept))
+        called = np.where(logits > 0, self._nearest_seen, len(kept))
+        confusion = confusion_matrix(position[labels], called, len(kept) + 1)
+        members = np.arange(len(kept) + 1) < len(kept)
+        return scores(confusion, members).miou
+
+    @cached_property
+    def _nearest_seen(self) -> NDArray[np.int64]:
+        """Position in train_seen of the best label at each seen cell of `hold`."""
+        cells = self._is(self.hold.labels, self.split.train_seen)
+        indices = self.split.indices(self.split.train_seen)
+        nearest: NDArray[np.int64] = (
+            self.hold.embedding[cells] @ self.space.unit[indices].T
+        ).argmax(axis=1)
+        return nearest
+
+
+def _some(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Some of the rows, always the same."""
+    if len(rows) <= most:
+        return rows
+    return np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows of norm 1."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: NDArray[np.float32] = vectors / np.maximum(norms, 1e-12)
+    return unit

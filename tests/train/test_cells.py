@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from szn_runtime.errors import InputError
+from szn_train.cells import cell_labels, smoothed
+from szn_train.classes import VOID
+
+
+def test_a_cell_has_the_label_that_covers_enough_of_it() -> None:
+    target = np.zeros((4, 8), np.uint8)
+    target[:, 4:] = 2
+    target[0, 4:7] = 1  # 3 of 16 pixels
+    target[:2, :4] = 5  # half of the first cell
+    assert cell_labels(target, 4, purity=0.75).tolist() == [[VOID, 2]]
+    assert cell_labels(target, 4, purity=0.5).tolist() == [[0, 2]]
+    assert cell_labels(target, 4, purity=1.0).tolist() == [[VOID, VOID]]
+
+
+def test_rows_and_columns_of_cells_keep_their_places() -> None:
+    expected = np.array([[3, 1, 255], [0, 2, 7]], np.uint8)
+    target = expected.repeat(2, axis=0).repeat(2, axis=1)
+    assert np.array_equal(cell_labels(target, 2, purity=1.0), expected)
+
+
+def test_what_cells_cannot_be_made_of() -> None:
+    with pytest.raises(InputError, match="size of the target: got 6 x 8, expected multiples of 4"):
+        cell_labels(np.zeros((6, 8), np.uint8), 4)
+    with pytest.raises(InputError, match="purity of a cell: got 0"):
+        cell_labels(np.zeros((8, 8), np.uint8), 4, purity=0)
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.sampled_from([1, 3, 5]), st.integers(0, 2**32 - 1))
+def test_smoothing_is_average_pooling(h: int, w: int, window: int, seed: int) -> None:
+    grid = np.random.default_rng(seed).normal(size=(h, w)).astype(np.float32)
+    pooled = F.avg_pool2d(
+        torch.from_numpy(grid)[None, None],
+        window,
+        stride=1,
+        padding=window // 2,
+        count_include_pad=False,
+    )
+    np.testing.assert_allclose(smoothed(grid, window), pooled[0, 0].numpy(), atol=1e-5)
+
+
+def test_an_even_window() -> None:
+    with pytest.raises(InputError, match="window of nodes: got 2"):
+        smoothed(np.zeros((2, 2), np.float32), 2)

@@ -1,0 +1,78 @@
+"""Labels of the grid's cells: what a model of the seenmask is fitted on without upsampling."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from szn_runtime.errors import InputError
+from szn_train.classes import VOID
+
+__all__ = ["cell_labels", "smoothed"]
+
+
+def cell_labels(target: NDArray[np.uint8], stride: int, purity: float = 0.75) -> NDArray[np.uint8]:
+    """The label that covers most of the `stride` x `stride` pixels around each node.
+
+    Nodes sit in the centre of their cell, as with every same-padded backbone (`docs/sei.md`).
+
+    Args:
+        target: (H, W) label indices or `VOID`, both sides multiples of the stride.
+        stride: Pixels between two nodes.
+        purity: Share of the cell's pixels that the label must cover; cells where none does are
+            void, for their features are of two classes.
+
+    Returns:
+        (H / stride, W / stride) label indices or `VOID`.
+
+    Raises:
+        InputError: If a side is no multiple of the stride, or the purity is not in (0, 1].
+    """
+    height, width = target.shape
+    if height % stride or width % stride:
+        raise InputError(
+            "size of the target", got=f"{height} x {width}", expected=f"multiples of {stride}"
+        )
+    if not 0 < purity <= 1:
+        raise InputError("purity of a cell", got=purity, expected="in (0, 1]")
+    h, w = height // stride, width // stride
+    blocks = target.reshape(h, stride, w, stride).transpose(0, 2, 1, 3)  # (h, w, stride, stride)
+    cell = np.repeat(np.arange(h * w), stride * stride) * (VOID + 1)
+    counts = np.bincount(cell + blocks.ravel(), minlength=h * w * (VOID + 1))
+    counts = counts.reshape(h, w, VOID + 1)
+    best = counts.argmax(axis=2)
+    enough = counts.max(axis=2) >= purity * stride * stride
+    return np.where(enough, best, VOID).astype(np.uint8)
+
+
+def smoothed(grid: NDArray[np.float32], window: int) -> NDArray[np.float32]:
+    """Mean of each node's neighbours (h, w) in a square window; nodes past the border don't count.
+
+    What `average pooling` with stride 1 does in the exported graph.
+
+    Args:
+        grid: (h, w) float32.
+        window: Nodes along each side, odd; 1 changes nothing.
+
+    Raises:
+        InputError: If the window is not odd and positive.
+    """
+    if window < 1 or window % 2 == 0:
+        raise InputError("window of nodes", got=window, expected="1, 3, 5, ...")
+    if window == 1:
+        return grid
+    sums, counts = (_box(each, window) for each in (grid, np.ones_like(grid)))
+    mean: NDArray[np.float32] = (sums / counts).astype(np.float32)
+    return mean
+
+
+def _box(grid: NDArray[np.float32], window: int) -> NDArray[np.float64]:
+    """Sums over a square window, zeros past the border."""
+    margin = window // 2
+    padded = np.pad(grid.astype(np.float64), ((margin + 1, margin), (margin + 1, margin)))
+    total = padded.cumsum(axis=0).cumsum(axis=1)
+    result: NDArray[np.float64] = (
+        total[window:, window:] - total[:-window, window:]
+        - total[window:, :-window] + total[:-window, :-window]
+    )  # fmt: skip
+    return result
