@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from run_lock import locked
 from thesis_plan import Plan
 
-from szn_runtime.errors import InputError, TrainingError
+from szn_runtime.errors import TrainingError
 from szn_train.checkpoint import load_checkpoint, write_json
 from szn_train.config import TrainConfig
 from szn_train.datasets import open_dataset, select
@@ -55,23 +55,13 @@ class Runs:
         self._plan, self._data, self._folder = plan, data, folder
         self._words, self._sizes, self._progress = words, sizes, progress
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Keep other processes out of the folder.
 
         Raises:
-            InputError: If one is there already.
+            InputError: On entering, if one is there already.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
-        # the system releases it when the process ends, however it ends
-        with (self._folder / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise InputError(
-                    f"another process trains in {self._folder}", fix="wait, or give another --runs"
-                ) from error
-            yield
+        return locked(self._folder)
 
     def config(self, variant: str) -> TrainConfig:
         """Configuration of a variant.

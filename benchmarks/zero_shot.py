@@ -13,16 +13,15 @@ test images by the runtime's SEI. Nothing is chosen by U of the draw. Runs and g
 
 from __future__ import annotations
 
-import fcntl
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 from machine import write_report
 from rich.console import Console
+from run_lock import locked
 from thesis_data import data_folder
 from zero_shot_draws import SEEDS, SPLITS, class_presence, draw_of
 from zero_shot_methods import DEFAULT, Fitting, parse_method
@@ -179,24 +178,6 @@ def save(path: Path, draws: list[dict[str, Any]], **facts: Any) -> None:
 def _finite(numbers: Mapping[str, float | None]) -> dict[str, float | None]:
     """JSON has no NaN: None where a draw has no number."""
     return {k: v if v is not None and math.isfinite(v) else None for k, v in numbers.items()}
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a draw while it is trained.
-
-    Raises:
-        InputError: If one is there already.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(
-                f"another process trains in {folder}", fix="wait, or give another --runs"
-            ) from error
-        yield
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from szn_export.config import ExportConfig
 from szn_export.draft import Draft
-from szn_export.gate import Reference
+from szn_export.gate import Budget, Reference
 from szn_export.measuring import Runner, measure
 from szn_export.report import Row
-from szn_export.split import FEATURES, PARTS, Sizes, sizes_of, split_onnx
+from szn_export.split import FEATURES, PARTS, sizes_of, split_onnx
 from szn_export.to_onnx import EMBEDDING, FRAMES, SEENMASK
 from szn_runtime.backends import Backend, BackendOptions, Grids
 from szn_runtime.backends.base import check_frames
@@ -22,6 +22,7 @@ from szn_runtime.onnx_guard import check_onnx
 from szn_train.progress import Progress
 
 if TYPE_CHECKING:
+    from szn_export.to_tensorrt import TensorRTConfig
     from szn_runtime.backends._engine import Profile
 
 __all__ = ["PartsBackend", "add_parts"]
@@ -95,7 +96,9 @@ def add_parts(draft: Draft, reference: Reference, config: ExportConfig, progress
         _add(draft, name, part, "fp32")
     if config.tensorrt is not None:
         for precision in (p for p in config.made if p in _PRECISIONS):
-            _add_engines(draft, parts, config, precision, progress)
+            _add_engines(
+                draft, parts, config.tensorrt, config.budgets[precision], precision, progress
+            )
 
 
 def _add(draft: Draft, name: str, content: bytes, precision: str) -> None:
@@ -108,7 +111,8 @@ def _add(draft: Draft, name: str, content: bytes, precision: str) -> None:
 def _add_engines(
     draft: Draft,
     parts: Mapping[str, bytes],
-    config: ExportConfig,
+    settings: TensorRTConfig,
+    budget: Budget,
     precision: str,
     progress: Progress,
 ) -> None:
@@ -117,9 +121,6 @@ def _add_engines(
     from szn_export.to_tensorrt import engine_from_onnx
     from szn_runtime.backends.tensors import Expected
 
-    settings = config.tensorrt
-    if settings is None:
-        return
     frames = settings.profile(draft.manifest.preprocess)
     grids = _grid_profile(parts["fcn"], frames)
     channels = {FRAMES: 3, FEATURES: grids.min[1], EMBEDDING: draft.manifest.dim, SEENMASK: 2}
@@ -154,7 +155,7 @@ def _add_engines(
                 artefact=file,
                 runner=f"tensorrt {precision}",
                 precision=precision,
-                budget=config.budgets[precision],
+                budget=budget,
                 problem="an engine of a part is run by whoever puts the parts together",
             )
         )
@@ -164,7 +165,5 @@ def _grid_profile(fcn: bytes, frames: Profile) -> Profile:
     """Shapes of the features that belong to the frames of a profile."""
     from szn_runtime.backends._engine import Profile
 
-    def grid(frame: Sizes) -> Sizes:
-        return sizes_of(fcn, frame)
-
-    return Profile(min=grid(frames.min), opt=grid(frames.opt), max=grid(frames.max))
+    least, usual, most = (sizes_of(fcn, shape) for shape in (frames.min, frames.opt, frames.max))
+    return Profile(min=least, opt=usual, max=most)
