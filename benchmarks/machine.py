@@ -28,6 +28,7 @@ _LIBRARIES = (
 _ABILITIES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "asimd")
 
 _SIDE, _PRODUCTS = 2048, 4  # in a row, so that converting input and output hardly counts
+_GPU_SIDE = 8192  # enough to fill one
 _TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 
@@ -79,19 +80,24 @@ class ProductPeak:
     """The most floating-point operations a second that matrix products reach in a precision.
 
     Products of 2048 x 2048 matrices, the right one constant, in OpenVINO, or for fp32 in
-    onnxruntime where OpenVINO is missing. Sampled all through a run, the best sample counts: the
-    peak is a bound, and other programs only lower it.
+    onnxruntime where OpenVINO is missing; on a GPU of 8192 x 8192 in PyTorch, in fp32 with TF32,
+    which TensorRT uses as well. Sampled all through a run, the best sample counts: the peak is a
+    bound, and other programs only lower it.
 
     Args:
         precision: "fp32", "bf16" or "fp16".
-        threads: That may compute.
+        threads: CPU threads that may compute, or None for the GPU.
 
     Raises:
         LookupError: If no library here computes such products.
     """
 
-    def __init__(self, precision: str, threads: int) -> None:
-        self._run, self.library = _products(precision, threads)
+    def __init__(self, precision: str, threads: int | None) -> None:
+        if threads is None:
+            self._run, self.library, side = *_gpu_products(precision), _GPU_SIDE
+        else:
+            self._run, self.library, side = *_products(precision, threads), _SIDE
+        self._operations = 2 * side**3 * _PRODUCTS
         self._run()
         self.samples: list[float] = []
 
@@ -102,7 +108,7 @@ class ProductPeak:
         while taken < 2 or time.perf_counter() < end_s:
             start_s = time.perf_counter()
             self._run()
-            self.samples.append(2 * _SIDE**3 * _PRODUCTS / (time.perf_counter() - start_s))
+            self.samples.append(self._operations / (time.perf_counter() - start_s))
             taken += 1
 
     @property
@@ -112,39 +118,66 @@ class ProductPeak:
 
 
 class Peaks:
-    """A `ProductPeak` for each precision that is asked for.
+    """A `ProductPeak` for each device and precision that is asked for.
 
     Args:
-        threads: That may compute.
+        threads: CPU threads that may compute.
     """
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
-        self._peaks: dict[str, ProductPeak | None] = {}
+        self._peaks: dict[tuple[bool, str], ProductPeak | None] = {}
 
-    def sample(self, precision: str) -> None:
+    def sample(self, precision: str, *, on_gpu: bool = False) -> None:
         """Compute products of that precision for half a second."""
-        if precision not in self._peaks:
+        key = (on_gpu, precision)
+        if key not in self._peaks:
             try:
-                self._peaks[precision] = ProductPeak(precision, self._threads)
+                self._peaks[key] = ProductPeak(precision, None if on_gpu else self._threads)
             except LookupError:
-                self._peaks[precision] = None
-        peak = self._peaks[precision]
+                self._peaks[key] = None
+        peak = self._peaks[key]
         if peak is not None:
             peak.sample(0.5)
 
-    def flops(self, precision: str) -> float | None:
+    def flops(self, precision: str, *, on_gpu: bool = False) -> float | None:
         """Operations a second; None where nothing here computes such products."""
-        peak = self._peaks.get(precision)
+        peak = self._peaks.get((on_gpu, precision))
         return None if peak is None else peak.flops
 
     def to_json(self) -> dict[str, Any]:
-        """For each precision its library and teraflops."""
+        """For each precision, "gpu" before it where it is the GPU's, its library and teraflops."""
         return {
-            name: {"library": peak.library, "teraflops": 1e-12 * peak.flops}
-            for name, peak in self._peaks.items()
+            f"gpu {name}" if on_gpu else name: {
+                "library": peak.library,
+                "teraflops": 1e-12 * peak.flops,
+            }
+            for (on_gpu, name), peak in self._peaks.items()
             if peak is not None
         }
+
+
+def _gpu_products(precision: str) -> tuple[Callable[[], Any], str]:
+    """What computes the products once on the first GPU and waits for it, and the library."""
+    if importlib.util.find_spec("torch") is None:
+        raise LookupError("PyTorch, which computes a GPU's peak, is not installed")
+    import torch
+
+    if precision not in _TYPES or not torch.cuda.is_available():
+        raise LookupError(f"no {precision} products on a GPU here")
+    types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    torch.backends.cuda.matmul.allow_tf32 = True
+    options: dict[str, Any] = {"device": "cuda", "dtype": types[precision]}
+    weights = torch.randn(_PRODUCTS, _GPU_SIDE, _GPU_SIDE, **options) * _GPU_SIDE**-0.5
+    start = torch.randn(_GPU_SIDE, _GPU_SIDE, **options)
+
+    def run() -> None:
+        product = start
+        for weight in weights:
+            product = product @ weight
+        torch.cuda.synchronize()
+
+    return run, f"torch on {torch.cuda.get_device_name()}"
 
 
 def _products(precision: str, threads: int) -> tuple[Callable[[], Any], str]:

@@ -352,6 +352,8 @@ def measure(case: Case, folder: Path, *, quick: bool) -> dict[str, Any]:
             "precision": case.precision,
             "batch": case.batch,
             "hint": case.hint,
+            "device": backend.device,
+            "provider": backend.provider,
             "input_hw": list(case.input_hw),
             "threads": case.threads,
             "at_a_time": backend.requests,
@@ -415,6 +417,7 @@ def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> list[i
 @click.option("--bundle", "bundle_path", type=click.Path(path_type=Path), help="For szn-mini.")
 @click.option("--model", type=click.Choice(["szn-mini", "vgg16", "all"]), default="all")
 @click.option("--batches", callback=_numbers, help="Frames a call; by default 1,4.")
+@click.option("--backend", "backends", multiple=True, help="Only these.")
 @click.option("--precision", multiple=True, type=click.Choice(PRECISIONS), help="Only these.")
 @click.option("--hint", multiple=True, type=click.Choice(_HINTS), help="Only these.")
 @click.option("--threads", type=click.IntRange(1), help="By default one per core.")
@@ -426,6 +429,7 @@ def main(
     bundle_path: Path | None,
     model: str,
     batches: list[int] | None,
+    backends: tuple[str, ...],
     precision: tuple[str, ...],
     hint: tuple[Hint, ...],
     threads: int | None,
@@ -461,13 +465,15 @@ def main(
                 for batch in (batches or ([1] if quick else [1, 4]))
                 for each in hints
                 for backend, computed in candidates(opened)
-                if not precision or computed in precision
+                if (not backends or backend in backends)
+                and (not precision or computed in precision)
             ]  # fmt: skip
             for case in cases:
                 _measure_into(rows, not_run, case, Path(folder), peaks, console, quick=quick)
                 if json_path:  # a long run that is stopped keeps what it has
                     _write(json_path, rows, peaks, not_run)
-        if not any(case.backend == "tensorrt" for case in cases):
+        wanted = not backends or "tensorrt" in backends
+        if wanted and not any(case.backend == "tensorrt" for case in cases):
             reason = "no NVIDIA GPU" if shutil.which("nvidia-smi") is None else "no engine in it"
             not_run.append({"model": name, "backend": "tensorrt", "reason": reason})
     _add_shares(rows, peaks)
@@ -496,7 +502,7 @@ def _write(
 def _add_shares(rows: list[dict[str, Any]], peaks: Peaks) -> None:
     """What share of the matrix-product peak each row reaches."""
     for row in rows:
-        flops = peaks.flops(row["precision"])
+        flops = peaks.flops(row["precision"], on_gpu=row["backend"] == "tensorrt")
         a_frame = row["ours_ms"] / (1 if row["ms_per"] == "frame" else row["batch"])
         done = 2e9 * row["gmacs"] / (1e-3 * a_frame)
         row["peak_share"] = None if flops is None else done / flops
@@ -514,10 +520,11 @@ def _measure_into(
 ) -> None:
     """Add a row, or why there is none."""
     with console.status(f"{case.model} {case.backend} {case.precision} {case.hint} {case.batch}"):
-        peaks.sample(case.precision)
+        on_gpu = case.backend == "tensorrt"
+        peaks.sample(case.precision, on_gpu=on_gpu)
         try:
             row = measure(case, folder, quick=quick)
-            peaks.sample(case.precision)
+            peaks.sample(case.precision, on_gpu=on_gpu)
         except (SznError, FileNotFoundError) as error:
             not_run.append({
                 "model": case.model, "backend": case.backend, "precision": case.precision,
