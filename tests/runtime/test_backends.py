@@ -222,6 +222,7 @@ def listed_cuda(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         except RuntimeError:
             strict = False
         asked.append({"providers": providers, "strict": strict})
+        assert not strict or "CPUExecutionProvider" not in providers  # see the test of both
         return session(model, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(ort, "InferenceSession", open_on_the_cpu)
@@ -247,17 +248,35 @@ def test_a_provider_that_falls_back(listed_cuda: list[dict[str, Any]]) -> None:
         "CPUExecutionProvider",
     )
     assert chains == [
-        *([[cuda, cpu]] * 2),
-        *([[tensorrt, cuda, cpu]] * 2),
+        [cuda],
+        [cuda, cpu],
+        [tensorrt, cuda],
+        [tensorrt, cuda, cpu],
         [cuda, cpu],
         [cpu],
     ]
 
 
+def test_naming_the_cpu_and_forbidding_it_is_a_contradiction() -> None:
+    """Which is why a strict session names the GPU alone; only seen where there is a GPU."""
+    import onnxruntime as ort
+
+    settings = ort.SessionOptions()
+    settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    for providers, said in (
+        (["CPUExecutionProvider"], "explicitly added the CPU EP"),
+        (None, "assigned to the default CPU EP"),
+    ):
+        with pytest.raises(Exception, match=said):
+            ort.InferenceSession(catalogue.onnx_model(), settings, providers=providers)
+
+
 def test_the_number_of_a_gpu_and_the_engine_cache(listed_cuda: list[dict[str, Any]]) -> None:
     onnxruntime_on("gpu:1", allow_fallback=True)
-    assert listed_cuda[-1]["providers"][0] == ("CUDAExecutionProvider", {"device_id": "1"})
+    cuda = ("CUDAExecutionProvider", {"device_id": "1", "use_tf32": "0"})
+    assert listed_cuda[-1]["providers"][0] == cuda
     onnxruntime_on("tensorrt", allow_fallback=True)
+    assert listed_cuda[-1]["providers"][1] == (cuda[0], {"device_id": "0", "use_tf32": "0"})
     settings = listed_cuda[-1]["providers"][0][1]
     assert settings["trt_engine_cache_enable"] == "1"
     assert settings["trt_engine_cache_path"].endswith("onnxruntime-tensorrt")

@@ -149,7 +149,8 @@ def _open_session(model: bytes, options: BackendOptions) -> Any:
         # also single operators that the device lacks must not move to the CPU unnoticed
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
-        session = ort.InferenceSession(model, settings, providers=_chain(wanted, options))
+        providers = _chain(wanted, options, strict=strict)
+        session = ort.InferenceSession(model, settings, providers=providers)
     except Exception as error:  # onnxruntime's errors share no base class
         raise BackendError(
             "onnxruntime cannot load the model",
@@ -169,9 +170,15 @@ def _open_session(model: bytes, options: BackendOptions) -> Any:
     return session
 
 
-def _chain(provider: str, options: BackendOptions) -> list[Any]:
-    """The provider with its settings, then those that may take what it lacks."""
+def _chain(provider: str, options: BackendOptions, *, strict: bool) -> list[Any]:
+    """The provider with its settings, then those that may take what it lacks.
+
+    The CPU is not named where nothing may move there: onnxruntime takes both for a contradiction.
+    """
     device = {"device_id": str(options.device_index)}
+    # fp32 as it is everywhere else: TF32 rounds what convolutions multiply to 10 bits
+    cuda = (_PROVIDERS["gpu"], {**device, "use_tf32": "0"})
+    cpu = [] if strict else [_CPU]
     if provider == _PROVIDERS["tensorrt"]:
         folder = str(cache_folder("onnxruntime-tensorrt"))
         settings = {
@@ -181,9 +188,9 @@ def _chain(provider: str, options: BackendOptions) -> list[Any]:
             "trt_timing_cache_enable": "1",
             "trt_timing_cache_path": folder,
         }
-        return [(provider, settings), (_PROVIDERS["gpu"], device), _CPU]
+        return [(provider, settings), cuda, *cpu]
     if provider == _PROVIDERS["gpu"]:
-        return [(provider, device), _CPU]
+        return [cuda, *cpu]
     return [provider]
 
 
