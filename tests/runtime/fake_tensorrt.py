@@ -167,10 +167,12 @@ class FakeTensorRT:
         raises: Name of a method to an exception that it raises.
         runs: Input shapes that engines were run with.
         logger: The first that was given, which stays.
+        targets: Names of its compute capabilities, such as SM86; none for TensorRT.
     """
 
     def __init__(self, cuda: FakeCuda, *, version: str = VERSIONS["tensorrt"]) -> None:
         self.cuda, self.version = cuda, version
+        self.targets: tuple[str, ...] = ()
         self.failures: dict[str, str] = {}
         self.raises: dict[str, Exception] = {}
         self.runs: list[tuple[int, ...]] = []
@@ -185,6 +187,9 @@ class FakeTensorRT:
             "DataType": DataType,
             "TensorIOMode": TensorIOMode,
         }
+        if self.targets:
+            names = ["NONE", "CURRENT", *self.targets]
+            contents["ComputeCapability"] = enum.IntEnum("ComputeCapability", names)
         for name, value in contents.items():
             setattr(module, name, value)
         return module

@@ -89,6 +89,7 @@ class TestOptions:
             ({"workspace_mib": 1.5}, "workspace: got 1.5"),
             ({"flags": ("REFIT",)}, "flag REFIT cannot be set; it needs a GPU to build"),
             ({"flags": ("STRIP_PLAN",)}, "STRIP_PLAN .*needs a GPU .*would hold no weights"),
+            ({"flags": ("WEIGHTLESS",)}, "WEIGHTLESS .*would hold no weights"),
             ({"flags": ("VERSION_COMPATIBLE",)}, "VERSION_COMPATIBLE .*TensorRT-RTX cannot do it"),
             ({"flags": ("TF32", "FP16")}, "FP16 cannot be set; an engine has the precision of its"),
             ({"flags": ("INT8",)}, "INT8 cannot be set; an engine has the precision of its ONNX"),
@@ -541,8 +542,26 @@ class TestRebuilding:
     ) -> None:
         cuda = FakeCuda(gpus=0 if gpu is None else 1)
         monkeypatch.setattr(fake_tensorrt, "CAPABILITY", gpu)
-        fake_tensorrt.install(monkeypatch, FakeBuilderTensorRT(cuda))
+        fake_tensorrt.install(monkeypatch, FakeBuilderTensorRT(cuda), module="tensorrt_rtx")
         assert _building._with_this_gpu(before, 0) == after
+
+    def test_rtx_for_a_gpu_that_it_does_not_run_on(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        trt = FakeBuilderTensorRT(FakeCuda(), version="1.7.1.116", typed=False)
+        trt.targets = ("SM86", "SM120")
+        monkeypatch.setattr(fake_tensorrt, "CAPABILITY", "9.0")
+        fake_tensorrt.install(monkeypatch, trt, module="tensorrt_rtx")
+        onnx = catalogue.onnx_model()
+        old = fake_tensorrt.facts(
+            "rtx", compute_capabilities=(), onnx_sha256=hashlib.sha256(onnx).hexdigest()
+        )
+        bundle = engine_in_bundle(tmp_path / "tiny", b"stale", old, onnx)
+        with pytest.raises(
+            BackendError, match=r"does not run on this GPU: .*\(9\.0\), exp.*8\.6, 12"
+        ):
+            rebuild_engine(bundle, bundle.artefact(kind="tensorrt"))
+        assert trt.parsed == []
 
 
 class TestRealLibrary:

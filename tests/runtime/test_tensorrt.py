@@ -228,6 +228,38 @@ class TestLoading:
             found = backend.infer(frames())
         np.testing.assert_array_equal(found.embedding, expected(frames()).embedding)
 
+    @pytest.mark.parametrize("gpu", ["7.2", "8.7", "9.0", "10.0"])
+    def test_a_gpu_that_rtx_does_not_run_on(
+        self, gpu: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Building again would not help, so that another library is named instead."""
+        fake = FakeTensorRT(FakeCuda(), version="1.7.1.116")
+        fake.targets = ("SM75", "SM80", "SM86", "SM120")
+        monkeypatch.setattr(fake_tensorrt, "CAPABILITY", gpu)
+        fake_tensorrt.install(monkeypatch, fake, module="tensorrt_rtx")
+        bundle = engine_bundle(tmp_path / "tiny", facts("rtx", compute_capabilities=()))
+        with pytest.raises(BackendError) as caught:
+            load(bundle)
+        assert str(caught.value) == (
+            f"TensorRT-RTX 1.7.1 does not run on this GPU: got gpu:0 NVIDIA Orin ({gpu}), "
+            "expected compute capability 7.5, 8.0, 8.6, 12.0 or later; "
+            'pip install "szn[gpu]" (on a Jetson see docs/jetson.md) and build with szn-export '
+            "--trt --trt-flavour tensorrt"
+        )
+        assert fake.logger is None  # the library was not even started
+
+    @pytest.mark.parametrize("gpu", ["7.5", "8.0", "12.0", "12.1", "13.0"])
+    def test_gpus_that_rtx_runs_on(
+        self, gpu: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fake = FakeTensorRT(FakeCuda(), version="1.7.1.116")
+        fake.targets = ("SM75", "SM80", "SM86", "SM120")
+        monkeypatch.setattr(fake_tensorrt, "CAPABILITY", gpu)
+        fake_tensorrt.install(monkeypatch, fake, module="tensorrt_rtx")
+        about = facts("rtx", compute_capabilities=())
+        with load(engine_bundle(tmp_path / "tiny", about)) as backend:
+            assert backend.device == f"gpu:0 NVIDIA Orin ({gpu})"
+
     @pytest.mark.parametrize(
         ("there", "wanted", "chosen"),
         [
@@ -753,7 +785,20 @@ class TestRealLibrary:
             library.call("no", runtime.deserialize_cuda_engine, plan)
 
     @pytest.mark.skipif(gpus() == 0, reason="there is no GPU")
-    def test_an_engine_on_a_gpu(self, engine: Bundle, rtx: Any, real_cuda: Any) -> None:
+    def test_an_engine_on_a_gpu(
+        self, engine: Bundle, rtx: Any, real_cuda: Any, plan: bytes
+    ) -> None:
+        library = open_library("rtx")
+        try:
+            library.check_gpu(find_gpu(real_cuda, 0))
+        except BackendError as refusal:
+            # and the library itself says the same
+            with pytest.raises(BackendError, match=re.escape(str(refusal))):
+                load(engine)
+            runtime = library.call("it does not start", rtx.Runtime, library.log)
+            with pytest.raises(BackendError, match=r"^no: got .*compute capabilit"):
+                library.call("no", runtime.deserialize_cuda_engine, plan)
+            return
         with load(engine) as backend:
             assert backend.provider.startswith("TensorRT-RTX 1.")
             for batch in (frames(2), frames(9, 32, 40), frames(1, 8, 8)):

@@ -24,7 +24,10 @@ _REFIT_FLAGS = ("REFIT", "REFIT_IDENTICAL", "REFIT_INDIVIDUAL")
 _REFUSED: Mapping[str, str] = {
     **dict.fromkeys(_PRECISION_FLAGS, "an engine has the precision of its ONNX file"),
     **dict.fromkeys(_REFIT_FLAGS, "it needs a GPU to build, and weights stay as they are"),
-    "STRIP_PLAN": "it needs a GPU to build, and the engine would hold no weights",
+    **dict.fromkeys(
+        ("STRIP_PLAN", "WEIGHTLESS"),
+        "it needs a GPU to build, and the engine would hold no weights",
+    ),
     "VERSION_COMPATIBLE": "TensorRT-RTX cannot do it, and szn runs an engine with the version "
     "that built it",
     "EXCLUDE_LEAN_RUNTIME": "it belongs to VERSION_COMPATIBLE, which does not work either",
@@ -39,7 +42,7 @@ class BuildOptions:
 
     Args:
         compute_capabilities: Of the GPUs that a TensorRT-RTX engine is for, such as "8.6"; none
-            for those from 8.0 on. TensorRT builds for the GPU at hand.
+            for those from 8.0 on that it supports. TensorRT builds for the GPU at hand.
         workspace_mib: Most memory that a layer may take for itself, in MiB; None for no limit.
         timing_cache: File that keeps what TensorRT measured for the next build; made if it is
             missing. TensorRT-RTX measures nothing while it builds.
@@ -123,8 +126,7 @@ def find_targets(library: Library, capabilities: Sequence[str]) -> list[Any]:
     """
     if not capabilities:
         return []
-    known = library.module.ComputeCapability.__members__
-    found = {f"{n[2:-1]}.{n[-1]}": target for n, target in known.items() if n.startswith("SM")}
+    found = library.targets
     for capability in capabilities:
         if capability not in found:
             raise UsageError(

@@ -11,7 +11,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from szn_runtime._stopping import stopping
@@ -140,7 +139,8 @@ def rebuild_engine(
         As for `build_engine`.
 
     Raises:
-        BackendError: If the bundle does not hold the engine's ONNX file, or as for `build_engine`.
+        BackendError: If the bundle does not hold the engine's ONNX file, TensorRT-RTX does not run
+            on the GPU that is here, or as for `build_engine`.
         BundleError: If the artefact is no engine, or the file is damaged or no plain network.
         MissingDependencyError: As for `build_engine`.
         UsageError: If TensorRT-RTX does not build for this GPU.
@@ -193,10 +193,13 @@ def _use_gpu(library: Library, index: int) -> str:
 
 def _with_this_gpu(capabilities: tuple[str, ...], index: int) -> tuple[str, ...]:
     """The capabilities and, if there is a GPU, its own; none still means those from Ampere on."""
-    with suppress(BackendError, MissingDependencyError):
-        own = find_gpu(load_cuda(extra="rtx"), index).capability
-        if capabilities or version_numbers(own) < _AMPERE:
-            return tuple(dict.fromkeys((*capabilities, own)))
+    try:
+        gpu = find_gpu(load_cuda(extra="rtx"), index)
+    except (BackendError, MissingDependencyError):
+        return capabilities
+    open_library("rtx").check_gpu(gpu)
+    if capabilities or version_numbers(gpu.capability) < _AMPERE:
+        return tuple(dict.fromkeys((*capabilities, gpu.capability)))
     return capabilities
 
 

@@ -33,6 +33,10 @@ WHOLE = "tensorrt"
 """Kind of an engine of the whole network; those of its parts are "tensorrt-fcn" and so on."""
 
 REBUILD = "rebuild it with szn-export --trt on this machine"
+_USE_TENSORRT = (
+    'pip install "szn[gpu]" (on a Jetson see docs/jetson.md) and build with szn-export --trt '
+    "--trt-flavour tensorrt"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +97,8 @@ class EngineFacts:
     {
       "flavour": "tensorrt",               or "rtx"
       "version": "10.3.0",                 `__version__` of the library that built it
-      "compute_capabilities": ["8.7"],     of the GPUs it runs on; [] for RTX: 8.0 and later
+      "compute_capabilities": ["8.7"],     of the GPUs it runs on; [] for RTX: those from 8.0 on
+                                           that it supports (see `Library.check_gpu`)
       "profile": {"min": [1, 3, 64, 64], "opt": [1, 3, 480, 640], "max": [4, 3, 640, 640]},
       "inputs": [{"name": "image", "dtype": "float32", "shape": [-1, 3, -1, -1]}],
       "outputs": [{"name": "embedding", "dtype": "float32", "shape": [-1, 20, -1, -1]},
@@ -223,6 +228,38 @@ class Library:
 
     def __str__(self) -> str:
         return f"{self.name} {'.'.join(map(str, version_numbers(self.version)[:3]))}"
+
+    @property
+    def targets(self) -> dict[str, Any]:
+        """Its names of the compute capabilities that it builds for: SM86 for "8.6".
+
+        Empty for TensorRT, which builds for the GPU at hand.
+        """
+        known = getattr(self.module, "ComputeCapability", None)
+        members = {} if known is None else known.__members__
+        return {f"{n[2:-1]}.{n[-1]}": target for n, target in members.items() if n[:2] == "SM"}
+
+    def check_gpu(self, gpu: Gpu) -> None:
+        """Refuse a GPU that no engine of this library runs on, so that another would not help.
+
+        TensorRT-RTX is for GPUs of workstations: it knows those that it builds for and later ones,
+        and none for data centres between them, such as 9.0 and 10.0.
+
+        Raises:
+            BackendError: If the library names its compute capabilities, and the GPU's is neither
+                among them nor later than all of them.
+        """
+        targets = self.targets
+        if not targets or gpu.capability in targets:
+            return
+        if version_numbers(gpu.capability) > max(map(version_numbers, targets)):
+            return  # it says itself whether it runs there
+        raise BackendError(
+            f"{self} does not run on this GPU",
+            got=gpu,
+            expected=f"compute capability {', '.join(targets)} or later",
+            fix=_USE_TENSORRT,
+        )
 
     def call(
         self, failure: str, function: Callable[..., Any], *arguments: Any, fix: str | None = None

@@ -62,8 +62,9 @@ class TensorRTBackend(Backend):
 
     Raises:
         BundleError: If the engine is damaged, or its facts are not those of `EngineFacts`.
-        BackendError: If there is no NVIDIA GPU or driver, library or GPU are not those that the
-            engine was built for, it cannot be loaded, or its tensors are not those of the manifest.
+        BackendError: If there is no NVIDIA GPU or driver, the library does not run on the GPU,
+            library or GPU are not those that the engine was built for, the engine cannot be loaded,
+            or its tensors are not those of the manifest.
         MissingDependencyError: If the library or cuda-python is not installed.
     """
 
@@ -86,6 +87,7 @@ class TensorRTBackend(Backend):
         facts.check_library(self._library.name, self._library.version)
         self._cuda = load_cuda(extra=self._library.extra)
         self._gpu = find_gpu(self._cuda, device_index)
+        self._library.check_gpu(self._gpu)
         facts.check_gpu(self._gpu, self.precision)
         self.device = str(self._gpu)
         self.provider = str(self._library)
