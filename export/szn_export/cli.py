@@ -218,6 +218,20 @@ def _print_rows(rows: Sequence[Row]) -> None:
             row.artefact, row.runner, *flips, f"{row.budget.label_flips:g} %", row.verdict
         )
     Console(width=120).print(table)
+    for line in _reasons(rows):
+        click.echo(line)
+
+
+def _reasons(rows: Sequence[Row]) -> list[str]:
+    """Why artefacts were not measured, a line for each reason."""
+    artefacts: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row.comparison is None and row.problem is not None:
+            artefacts.setdefault((row.verdict, row.problem), []).append(row.artefact)
+    return [
+        f"{', '.join(dict.fromkeys(names))}: {verdict}: {problem}"
+        for (verdict, problem), names in artefacts.items()
+    ]
 
 
 def _names(text: str | None) -> tuple[str, ...]:

@@ -125,7 +125,7 @@ def measure(
         except (BackendError, MissingDependencyError) as error:
             if not runner.optional:
                 rows.append(row.failing(str(error)))
-            missing.append(f"{runner.name}: {error}")
+            missing.append(str(error) if len(runners) == 1 else f"{runner.name}: {error}")
             continue
         with backend:
             rows.append(_measured(reference, row, backend, progress))

@@ -39,7 +39,7 @@ def verify_bundle(
         path: The bundle.
         run_folder: The run it came from: the reference is PyTorch, on the run's validation split
             unless there are other images. Without it the reference is the bundle's FP32 graph in
-            onnxruntime.
+            onnxruntime on the CPU.
         images: Folder of photos.
         count: How many of them.
         budgets: Per precision.
@@ -86,7 +86,9 @@ def _reference(
 ) -> tuple[GateData, Callable[[NDArray[np.float32]], Grids], Callable[[], None]]:
     """Images, what is compared with, and what ends it."""
     if run_folder is None:
-        backend = open_backend("onnxruntime", bundle, BackendOptions(precision="fp32"))
+        # on the CPU, so that no artefact on a GPU is compared with its own kernels
+        options = BackendOptions(precision="fp32", device="cpu")
+        backend = open_backend("onnxruntime", bundle, options)
         return (
             GateData(images=photos(images or Path(), count, what="the gate")),
             backend.infer,

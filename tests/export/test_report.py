@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from szn_export.cli import _print_rows
 from szn_export.gate import DEFAULT_BUDGETS, Budget, Comparison, Flips
 from szn_export.quality import Quality
 from szn_export.report import Row, flips_picture, report_json, report_markdown
@@ -95,6 +96,22 @@ def test_verdicts(row: Row, verdict: str) -> None:
     assert f"| {verdict} |" in text
     if row.problem:
         assert f"model.onnx in onnxruntime fp32, {verdict}: {row.problem}" in text
+
+
+def test_why_nothing_ran_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    def engine(precision: str, problem: str) -> Row:
+        return Row(
+            artefact=f"model.{precision}.engine", runner=f"tensorrt {precision}",
+            precision=precision, budget=Budget(label_flips=1, seenmask_flips=1), problem=problem,
+        )  # fmt: skip
+
+    rows = [ROW, engine("fp32", "no GPU"), engine("fp16", "no GPU"), engine("int8", "too old")]
+    _print_rows([*rows, ROW.failing("too far")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2:] == [
+        "model.fp32.engine, model.fp16.engine: built, not run: no GPU",
+        "model.int8.engine: built, not run: too old",
+    ]
 
 
 def test_equal_results_give_equal_bytes() -> None:
