@@ -11,6 +11,8 @@ ratio is the median of the rounds' ratios, above 1 where ours is slower.
 - onnxruntime: `InferenceSession.run` with the same session options.
 - TensorRT: ours alone, where there are a GPU and engines.
 
+A GPU that happens to be there is not what onnxruntime is compared on, unless --device gpu says so.
+
 Latency rows are milliseconds per call of one batch, one call at a time. Throughput rows are
 milliseconds per frame, with as many calls at a time as the backend takes.
 
@@ -76,6 +78,7 @@ class Case:
         hint: "latency" or "throughput".
         input_hw: Height and width of the network's input in pixels.
         threads: CPU threads in all.
+        device: That onnxruntime runs on, "cpu" or "gpu".
     """
 
     model: str
@@ -86,6 +89,13 @@ class Case:
     hint: Hint
     input_hw: tuple[int, int]
     threads: int
+    device: str = "cpu"
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a GPU computes it."""
+        on_device = self.backend == "onnxruntime" and self.device == "gpu"
+        return on_device or self.backend == "tensorrt"
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -244,11 +254,14 @@ def bare_onnxruntime(case: Case, frames: NDArray[np.float32]) -> Vendor:
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.intra_op_num_threads = 1 if case.hint == "throughput" else case.threads
     options.inter_op_num_threads = 1
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if case.on_gpu:
+        providers = [("CUDAExecutionProvider", {"use_tf32": "0"})]
     session = ort.InferenceSession(
-        case.bundle.model_bytes(case.onnx_precision), options, providers=["CPUExecutionProvider"]
+        case.bundle.model_bytes(case.onnx_precision), options, providers=providers
     )
     feed = {case.bundle.manifest.input_name: frames}
-    at_a_time = case.threads if case.hint == "throughput" else 1
+    at_a_time = case.threads if case.hint == "throughput" and not case.on_gpu else 1
 
     def run(seconds: float) -> float:
         durations = timed_calls(lambda: session.run(None, feed), seconds, at_a_time)
@@ -326,8 +339,7 @@ def measure(case: Case, folder: Path, *, quick: bool) -> dict[str, Any]:
         SznError: If the backend cannot run it.
         FileNotFoundError: If the vendor's tool is not installed.
     """
-    # a GPU that happens to be there is not what is compared
-    device = "auto" if case.backend == "tensorrt" else "cpu"
+    device = "gpu" if case.on_gpu else "cpu"
     options = BackendOptions(
         precision=case.precision, threads=case.threads, hint=case.hint, device=device
     )
@@ -418,6 +430,7 @@ def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> list[i
 @click.option("--model", type=click.Choice(["szn-mini", "vgg16", "all"]), default="all")
 @click.option("--batches", callback=_numbers, help="Frames a call; by default 1,4.")
 @click.option("--backend", "backends", multiple=True, help="Only these.")
+@click.option("--device", type=click.Choice(["cpu", "gpu"]), default="cpu", help="Of onnxruntime.")
 @click.option("--precision", multiple=True, type=click.Choice(PRECISIONS), help="Only these.")
 @click.option("--hint", multiple=True, type=click.Choice(_HINTS), help="Only these.")
 @click.option("--threads", type=click.IntRange(1), help="By default one per core.")
@@ -430,6 +443,7 @@ def main(
     model: str,
     batches: list[int] | None,
     backends: tuple[str, ...],
+    device: str,
     precision: tuple[str, ...],
     hint: tuple[Hint, ...],
     threads: int | None,
@@ -456,7 +470,7 @@ def main(
             cases = [
                 Case(
                     model=name, bundle=opened, backend=backend, precision=computed, batch=batch,
-                    hint=each, threads=threads,
+                    hint=each, threads=threads, device=device,
                     input_hw=plan(
                         _FRAME_HW, long_side=side, multiple=opened.manifest.preprocess.multiple
                     ).padded_hw,
@@ -502,7 +516,7 @@ def _write(
 def _add_shares(rows: list[dict[str, Any]], peaks: Peaks) -> None:
     """What share of the matrix-product peak each row reaches."""
     for row in rows:
-        flops = peaks.flops(row["precision"], on_gpu=row["backend"] == "tensorrt")
+        flops = peaks.flops(row["precision"], on_gpu=row["device"].lower() != "cpu")
         a_frame = row["ours_ms"] / (1 if row["ms_per"] == "frame" else row["batch"])
         done = 2e9 * row["gmacs"] / (1e-3 * a_frame)
         row["peak_share"] = None if flops is None else done / flops
@@ -520,11 +534,10 @@ def _measure_into(
 ) -> None:
     """Add a row, or why there is none."""
     with console.status(f"{case.model} {case.backend} {case.precision} {case.hint} {case.batch}"):
-        on_gpu = case.backend == "tensorrt"
-        peaks.sample(case.precision, on_gpu=on_gpu)
+        peaks.sample(case.precision, on_gpu=case.on_gpu)
         try:
             row = measure(case, folder, quick=quick)
-            peaks.sample(case.precision, on_gpu=on_gpu)
+            peaks.sample(case.precision, on_gpu=case.on_gpu)
         except (SznError, FileNotFoundError) as error:
             not_run.append({
                 "model": case.model, "backend": case.backend, "precision": case.precision,
