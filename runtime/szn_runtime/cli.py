@@ -36,6 +36,11 @@ _POSITIVE = click.IntRange(min=1)
 @click.option(
     "--rebuild-engines", is_flag=True, help="Build the bundle's TensorRT engines for this machine."
 )
+@click.option(
+    "--flavour",
+    type=click.Choice(["tensorrt", "rtx"]),
+    help="With --rebuild-engines: TensorRT or TensorRT-RTX, instead of what an engine has.",
+)
 @click.option("--bench", is_flag=True, help="Synthetic frames, then INPUT; only the reports.")
 @click.option(
     "-o",
@@ -136,6 +141,7 @@ def _run(
     demo: bool,
     bench: bool,
     rebuild_engines: bool,
+    flavour: str | None,
     output: Path | None,
     masks: Path | None,
     confidence: Path | None,
@@ -164,7 +170,9 @@ def _run(
             raise UsageError(
                 "--rebuild-engines goes with --bundle alone", fix="give the bundle's folder"
             )
-        return _rebuild(bundle, str(model["device"]))
+        return _rebuild(bundle, flavour, str(model["device"]))
+    if flavour is not None:
+        raise UsageError("--flavour is of engines to build", fix="add --rebuild-engines")
     if (given > 0) + demo > 1 or not (given or demo or bench):
         raise UsageError("give INPUT, --camera or --demo", fix="see szn-run --help")
 
@@ -229,7 +237,7 @@ def _run(
         return _segment(sources, segmenter, config, outputs, stop, shares, sheet)
 
 
-def _rebuild(path: Path, device: str) -> int:
+def _rebuild(path: Path, flavour: str | None, device: str) -> int:
     """Build engines anew; returns the exit code."""
     from szn_runtime.backends import BackendOptions
     from szn_runtime.bundle import Bundle
@@ -237,7 +245,10 @@ def _rebuild(path: Path, device: str) -> int:
 
     index = BackendOptions(device=device).device_index
     bundle = rebuild_engines(
-        Bundle.open(path), device_index=index, progress=lambda line: click.echo(line, err=True)
+        Bundle.open(path),
+        flavour=flavour,
+        device_index=index,
+        progress=lambda line: click.echo(line, err=True),
     )
     for artefact in bundle.manifest.artefacts:
         if artefact.kind == "tensorrt":

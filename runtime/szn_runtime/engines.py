@@ -12,7 +12,11 @@ __all__ = ["rebuild_engines"]
 
 
 def rebuild_engines(
-    bundle: Bundle, *, device_index: int = 0, progress: Callable[[str], None] | None = None
+    bundle: Bundle,
+    *,
+    flavour: str | None = None,
+    device_index: int = 0,
+    progress: Callable[[str], None] | None = None,
 ) -> Bundle:
     """Build every TensorRT engine of a bundle again from the ONNX files in it.
 
@@ -20,6 +24,7 @@ def rebuild_engines(
 
     Args:
         bundle: A folder, which must be writable.
+        flavour: "tensorrt" or "rtx"; None for that of each engine.
         device_index: Number of the GPU.
         progress: Called with lines that say how far it is.
 
@@ -49,7 +54,7 @@ def rebuild_engines(
     artefacts = list(bundle.manifest.artefacts)
     for artefact in engines:
         engine, facts = rebuild_engine(
-            bundle, artefact, device_index=device_index, progress=progress
+            bundle, artefact, flavour=flavour, device_index=device_index, progress=progress
         )
         files[artefact.file] = engine
         artefacts[artefacts.index(artefact)] = dataclasses.replace(artefact, facts=facts.to_json())

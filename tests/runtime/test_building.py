@@ -480,6 +480,24 @@ class TestRebuilding:
         with TensorRTBackend.from_bundle(again, BackendOptions()) as backend:
             assert backend.provider == "TensorRT 10.3.0"
 
+    def test_another_flavour(
+        self, old: EngineFacts, trt: FakeBuilderTensorRT, tmp_path: Path
+    ) -> None:
+        rtx = dataclasses.replace(old, flavour="rtx", version="1.7.1.116")
+        bundle = engine_in_bundle(tmp_path / "tiny", b"stale", rtx, catalogue.onnx_model())
+        _, facts = rebuild_engine(bundle, bundle.artefact(kind="tensorrt"), flavour="tensorrt")
+        assert facts == dataclasses.replace(old, version="10.3.0", compute_capabilities=("8.7",))
+
+    def test_from_tensorrt_to_rtx(
+        self, old: EngineFacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is for all GPUs, since the one of TensorRT was that of its machine."""
+        trt = FakeBuilderTensorRT(FakeCuda(), version="1.7.1.116", typed=False)
+        fake_tensorrt.install(monkeypatch, trt, module="tensorrt_rtx")
+        bundle = engine_in_bundle(tmp_path / "tiny", b"stale", old, catalogue.onnx_model())
+        _, facts = rebuild_engine(bundle, bundle.artefact(kind="tensorrt"), flavour="rtx")
+        assert (facts.flavour, facts.compute_capabilities) == ("rtx", ())
+
     def test_an_engine_of_a_part(
         self, old: EngineFacts, trt: FakeBuilderTensorRT, tmp_path: Path
     ) -> None:

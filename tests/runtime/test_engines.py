@@ -61,6 +61,25 @@ def test_the_command(tmp_path: Path, built: list[str]) -> None:
     assert wrong.exit_code == 2
 
 
+def test_another_flavour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def rebuild(bundle: Bundle, artefact: Artefact, **options: object) -> tuple[bytes, EngineFacts]:
+        asked.append(options["flavour"])
+        return b"new", EngineFacts.from_artefact(artefact)
+
+    monkeypatch.setattr("szn_runtime.backends._building.rebuild_engine", rebuild)
+    bundle_with_engine(tmp_path / "b")
+    arguments = ["--rebuild-engines", "--bundle", str(tmp_path / "b")]
+    for more in ([], ["--flavour", "rtx"]):
+        outcome = CliRunner().invoke(main, [*arguments, *more])
+        assert outcome.exit_code == 0, outcome.output
+    assert asked == [None, "rtx"]
+    outcome = CliRunner().invoke(main, ["--flavour", "rtx", "a.mp4"])
+    assert outcome.exit_code == 2
+    assert "--flavour is of engines to build; add --rebuild-engines" in outcome.output
+
+
 def test_a_failing_build_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise BackendError("there is no NVIDIA GPU")

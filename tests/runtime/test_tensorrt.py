@@ -243,8 +243,8 @@ class TestLoading:
         assert str(caught.value) == (
             f"TensorRT-RTX 1.7.1 does not run on this GPU: got gpu:0 NVIDIA Orin ({gpu}), "
             "expected compute capability 7.5, 8.0, 8.6, 12.0 or later; "
-            'pip install "szn[gpu]" (on a Jetson see docs/jetson.md) and build with szn-export '
-            "--trt --trt-flavour tensorrt"
+            'use TensorRT: pip install "szn[gpu]" (on a Jetson see docs/jetson.md), then szn-run '
+            "--rebuild-engines --flavour tensorrt, or szn-export --trt --trt-flavour tensorrt"
         )
         assert fake.logger is None  # the library was not even started
 

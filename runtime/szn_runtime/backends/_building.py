@@ -121,17 +121,20 @@ def rebuild_engine(
     bundle: Bundle,
     artefact: Artefact,
     *,
+    flavour: str | None = None,
     device_index: int = 0,
     progress: Progress | None = None,
 ) -> tuple[bytes, EngineFacts]:
     """Build a bundle's engine again, with the library that is installed, for the GPU at hand.
 
-    Flavour, profile and precision stay. A TensorRT-RTX engine stays good for the GPUs that it was
-    for. Workspace and flags of the first build are not recorded, and are the usual ones.
+    Profile and precision stay, and so does the flavour, unless another is asked for. A TensorRT-RTX
+    engine stays good for the GPUs that it was for. Workspace and flags of the first build are not
+    recorded, and are the usual ones.
 
     Args:
         bundle: The model.
         artefact: Its engine, of kind "tensorrt", or that of a part of the network.
+        flavour: "tensorrt" or "rtx"; None for the engine's own.
         device_index: Number of the GPU.
         progress: As for `build_engine`.
 
@@ -157,13 +160,16 @@ def rebuild_engine(
         )
     onnx = bundle.read(name)
     check_onnx(onnx, source=f"{name} of {bundle.path}")
+    flavour = flavour or old.flavour
     capabilities: tuple[str, ...] = ()
-    if old.flavour == "rtx":
-        capabilities = _with_this_gpu(old.compute_capabilities, device_index)
+    if flavour == "rtx":
+        # TensorRT's own was that of its one GPU
+        kept = old.compute_capabilities if old.flavour == "rtx" else ()
+        capabilities = _with_this_gpu(kept, device_index)
     return build_engine(
         onnx,
         _expected(old, artefact, bundle.manifest),
-        flavour=old.flavour,
+        flavour=flavour,
         profile=old.profile,
         precision=artefact.precision,
         options=BuildOptions(compute_capabilities=capabilities),

@@ -34,8 +34,8 @@ WHOLE = "tensorrt"
 
 REBUILD = "rebuild it with szn-export --trt on this machine"
 _USE_TENSORRT = (
-    'pip install "szn[gpu]" (on a Jetson see docs/jetson.md) and build with szn-export --trt '
-    "--trt-flavour tensorrt"
+    'use TensorRT: pip install "szn[gpu]" (on a Jetson see docs/jetson.md), then '
+    "szn-run --rebuild-engines --flavour tensorrt, or szn-export --trt --trt-flavour tensorrt"
 )
 
 
