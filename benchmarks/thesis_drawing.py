@@ -79,6 +79,8 @@ def _bars(rows: Sequence[ResultRow], *, several: bool) -> dict[str, dict[str, fl
         for group, column, measure in _MEASURES:
             if several and not _tells(row, group):
                 continue
+            if group == "train_seen" and not any(row.sizes[1:]):  # the same as overall
+                continue
             label = f"{measure}, {row.model}" if several and group == "unseen" else measure
             ours = float(getattr(row.scores[group], column))
             bars.setdefault(name, {})[label] = ours

@@ -3,12 +3,15 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 from thesis_drawing import draw_comparison
 from thesis_plan import Comparison
 from thesis_results import result_rows
 from thesis_variance import VarianceRow
 
+from szn_train.classes import ClassSplit
+from szn_train.evaluate import Evaluation
 from tests.benchmarks.test_thesis_results import EVALUATIONS, PUBLISHED
 
 
@@ -40,6 +43,18 @@ def test_several_variants_are_bars_of_what_tells_most(tmp_path: Path) -> None:
     assert drawn["cosine (thesis)", "unseen PA, SZN"] == 5
     assert ("cosine (thesis)", "overall PA") not in drawn  # the bar is FCN-JE's, the number SZN's
     assert ("MSE (thesis)", "unseen PA, SZN") not in drawn
+
+
+def test_where_all_labels_are_seen_train_seen_has_no_bar(tmp_path: Path) -> None:
+    split = ClassSplit(names=("grass", "sky"))
+    alone = Evaluation(
+        split=split, images=1, confusions={"FCN-S": np.eye(2, dtype=np.int64)},
+        seenmask_accuracy=None,
+    )  # fmt: skip
+    comparison = Comparison(name="b", title="B", variants={"softmax": "s", "other": "t"})
+    rows = result_rows(comparison, {"s": alone, "t": alone}, "standard", PUBLISHED)
+    drawn = values(draw_comparison(comparison, rows, no_variance, tmp_path)[2], "category")
+    assert {category for _, category in drawn} == {"overall PA", "overall mIoU"}
 
 
 def test_one_variant_is_bars_of_its_models(tmp_path: Path) -> None:

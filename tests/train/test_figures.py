@@ -25,6 +25,7 @@ from szn_train.figures import (
     predictions_figure,
     save_figure,
 )
+from szn_train.figures.canvas import wrapped
 from szn_train.figures.confusion import marked
 from szn_train.figures.evaluation import file_name
 from szn_train.progress import Progress
@@ -224,6 +225,20 @@ def test_bars_and_their_values(tmp_path: Path) -> None:
         {"series": "FCN-JE", "category": "overall PA", "percent": "80.0"},
         {"series": "SZN (thesis)", "category": "unseen PA", "percent": "18.6"},
     ]
+
+
+@pytest.mark.parametrize(("width", "lines"), [(4.5, 2), (6.1, 2), (16, 1)])
+def test_titles_fit_their_figure(width: float, lines: int) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    text = "The seenmask's loss with seen and unseen pixels weighed equally: MMMMM, (17, 2, 2)"
+    figure, [[axes]] = new_figure(width, 3)
+    title = axes.set_title(wrapped(text, width))
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    box = title.get_window_extent(canvas.get_renderer())
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.width
+    assert len(title.get_text().splitlines()) == lines
 
 
 # a run ----------------------------------------------------------------------------------------

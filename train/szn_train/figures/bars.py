@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from szn_train.figures.canvas import new_figure, save_figure
+from szn_train.figures.canvas import new_figure, save_figure, wrapped
 
 __all__ = ["bars_figure"]
 
@@ -42,7 +42,8 @@ def bars_figure(
     inches = 1.5 + 0.33 * len(categories) * max(len(series), 1.5)
     # the legend stands below, in two columns
     height = 3.4 + 0.2 * math.ceil(len(series) / 2) + (0.8 if long else 0)
-    figure, [[axes]] = new_figure(min(max(inches, 4.5), 16), height)
+    inches = min(max(inches, 4.5), 16)
+    figure, [[axes]] = new_figure(inches, height)
     rows: list[dict[str, str | float]] = []
     for place, (name, values) in enumerate(series.items()):
         shown = [
@@ -65,7 +66,7 @@ def bars_figure(
         for label in axes.get_xticklabels():
             label.set(rotation=45, ha="right", rotation_mode="anchor")
     axes.set_ylabel(y)
-    axes.set_title(title)
+    axes.set_title(wrapped(title, inches))
     axes.grid(axis="y", alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     return save_figure(figure, stem, rows)

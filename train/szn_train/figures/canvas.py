@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["new_figure", "save_figure"]
+__all__ = ["new_figure", "save_figure", "wrapped"]
+
+_LETTERS = 9.5
+"""Of a title that fit into an inch."""
 
 
 def new_figure(
@@ -36,6 +40,11 @@ def new_figure(
         ) from error
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False).tolist()
+
+
+def wrapped(title: str, width: float) -> str:
+    """A title in as many lines as a figure `width` inches wide needs for it."""
+    return textwrap.fill(title, int(_LETTERS * width))
 
 
 def save_figure(

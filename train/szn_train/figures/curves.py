@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from szn_runtime.errors import InputError
-from szn_train.figures.canvas import new_figure, save_figure
+from szn_train.figures.canvas import new_figure, save_figure, wrapped
 
 __all__ = ["history_figure", "line_figure"]
 
@@ -91,7 +91,8 @@ def line_figure(
     Returns:
         The files written.
     """
-    figure, [[axes]] = new_figure(5.5, 3.6)
+    inches = 5.5
+    figure, [[axes]] = new_figure(inches, 3.6)
     for name, points in series.items():
         style = "--" if name.endswith("(thesis)") else "-"
         axes.plot(*zip(*points, strict=True), style, marker="o", label=name)
@@ -102,7 +103,7 @@ def line_figure(
         axes.set_xticks([], minor=True)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    axes.set_title(title)
+    axes.set_title(wrapped(title, inches))
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     rows = [
