@@ -9,22 +9,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thesis_plan import ALL_LABELS, BASELINE, Comparison
+from thesis_plan import ALL_LABELS, BASELINE, PERFECT, SZN, Comparison
 
 from szn_train.evaluate import GROUPS, Evaluation
-from szn_train.metrics import Mode, Scores
+from szn_train.metrics import Mode, Scores, harmonic_mean
 
 __all__ = [
     "COLUMNS",
     "TITLES",
     "Evaluations",
     "ResultRow",
+    "harmonic_of",
     "model_name",
     "published_number",
     "published_numbers",
     "result_rows",
     "scores_of",
     "table_cells",
+    "variant_cells",
 ]
 
 COLUMNS = ("pa", "ca", "miou", "wiou")
@@ -34,6 +36,14 @@ _SHOWN = (
     ("unseen", "pa"), ("unseen", "miou"),
 )  # fmt: skip
 """Of a table without published numbers."""
+_OF_VARIANT = (
+    (BASELINE, "overall", "pa"), (BASELINE, "overall", "miou"), (BASELINE, "train_seen", "miou"),
+    (ALL_LABELS, "overall", "miou"), (ALL_LABELS, "unseen", "pa"),
+    (SZN, "overall", "miou"), (SZN, "unseen", "pa"), (SZN, "overall", "harmonic"),
+    (PERFECT, "overall", "miou"), (PERFECT, "unseen", "pa"), (PERFECT, "unseen", "miou"),
+    (PERFECT, "overall", "harmonic"),
+)  # fmt: skip
+"""Model, group and metric, of a table with a line for each variant."""
 _PUBLISHED = tuple((group, column) for group in ("overall", "seen", "unseen") for column in COLUMNS)
 
 Evaluations = Mapping[str, Evaluation | None]
@@ -50,7 +60,7 @@ class ResultRow:
         model: Name of the model.
         sizes: (|train_seen|, |train_unseen|, |U|).
         scores: Group to scores.
-        harmonic: Harmonic mean of train_seen and unseen mIoU, NaN without either.
+        harmonic: Harmonic mean of train_seen and unseen mIoU of `scores`, NaN without either.
         published: Group to the thesis' four numbers, where there are some.
     """
 
@@ -121,7 +131,7 @@ def result_rows(
                         group: scores_of(evaluation, model, group, mode, comparison.unseen)
                         for group in GROUPS
                     },
-                    harmonic=evaluation.harmonic_miou(model, mode),
+                    harmonic=harmonic_of(evaluation, model, mode, comparison.unseen),
                     published=numbers if isinstance(numbers, Mapping) else {"overall": numbers},
                 )
             )
@@ -137,6 +147,16 @@ def scores_of(
     return evaluation.scores(model, group, mode)
 
 
+def harmonic_of(
+    evaluation: Evaluation, model: str, mode: Mode, unseen: tuple[str, ...] | None
+) -> float:
+    """Harmonic mean of train_seen mIoU and that of the labels which unseen scores are about."""
+    train_seen, of_unseen = (
+        scores_of(evaluation, model, group, mode, unseen).miou for group in ("train_seen", "unseen")
+    )
+    return harmonic_mean(train_seen, of_unseen)
+
+
 def published_number(published: Mapping[str, Any], keys: Sequence[str]) -> float:
     """A single published number; the last key is the name of a column."""
     numbers = _at(published, keys[:-1])
@@ -144,11 +164,16 @@ def published_number(published: Mapping[str, Any], keys: Sequence[str]) -> float
 
 
 def table_cells(rows: Sequence[ResultRow]) -> list[list[str]]:
-    """Header and cells of a comparison's table."""
-    shown = _PUBLISHED if any(row.published for row in rows) else _SHOWN
-    header = ["variant", "model"]
-    header += [f"{group.replace('_', ' ')} {TITLES[column]}" for group, column in shown]
-    cells = [[*header, "harmonic mIoU"]]
+    """Header and cells of a comparison's table, with a line for each row.
+
+    Where all labels are seen only the overall scores are shown: the others are the same or none.
+    """
+    with_unseen = any(row.sizes[2] for row in rows)
+    if any(row.published for row in rows):
+        shown = _PUBLISHED
+    else:
+        shown = _SHOWN if with_unseen else tuple(("overall", column) for column in COLUMNS)
+    cells = [["variant", "model", *(f"{group} {TITLES[column]}" for group, column in shown)]]
     for row in rows:
         line = [row.text, row.model]
         for group, column in shown:
@@ -156,8 +181,45 @@ def table_cells(rows: Sequence[ResultRow]) -> list[list[str]]:
             numbers = row.published.get(group)
             theirs = "" if numbers is None else f" / {numbers[COLUMNS.index(column)]:.1f}"
             line.append(ours + theirs)
-        cells.append([*line, _text(row.harmonic)])
+        cells.append(line)
+    if with_unseen:
+        harmonic = [TITLES["harmonic"], *(_text(row.harmonic) for row in rows)]
+        for line, cell in zip(cells, harmonic, strict=True):
+            line.append(cell)
     return cells
+
+
+def variant_cells(rows: Sequence[ResultRow], first: str) -> list[list[str]]:
+    """Header and cells of a table with a line for each variant: of each model what tells most.
+
+    Args:
+        rows: Of all variants.
+        first: Title of the first column.
+    """
+    found: dict[str, dict[str, ResultRow]] = {}
+    for row in rows:
+        models = found.setdefault(row.text, {})
+        chooses_all = row.model.endswith(f"({ALL_LABELS})")
+        models[ALL_LABELS if chooses_all else row.model if models else BASELINE] = row
+    baseline = " or ".join(dict.fromkeys(models[BASELINE].model for models in found.values()))
+    header = [
+        f"{baseline if model == BASELINE else model} "
+        f"{'' if group == 'overall' else group + ' '}{TITLES[metric]}"
+        for model, group, metric in _OF_VARIANT
+    ]
+    lines = []
+    for text, models in found.items():
+        line = [text]
+        for model, group, metric in _OF_VARIANT:
+            of_model = models.get(model)
+            if of_model is None:
+                line.append("")
+            elif metric == "harmonic":
+                line.append(_text(of_model.harmonic))
+            else:
+                line.append(_text(getattr(of_model.scores[group], metric)))
+        lines.append(line)
+    return [[first, *header], *lines]
 
 
 def _text(value: float) -> str:

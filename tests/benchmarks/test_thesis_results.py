@@ -3,17 +3,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from thesis_findings import findings, markdown, spread
-from thesis_plan import BASELINE, PERFECT, Claim, Comparison, Side
+from thesis_plan import BASELINE, PERFECT, SZN, Claim, Comparison, Side
 from thesis_results import published_numbers, result_rows, table_cells
 
 from szn_train.classes import ClassSplit
 from szn_train.evaluate import Evaluation
+from szn_train.metrics import harmonic_mean
 
 SPLIT = ClassSplit(
     names=("grass", "sky", "boat", "sheep", "bicycle"),
@@ -106,6 +108,9 @@ def test_unseen_scores_may_be_about_some_labels_of_u(mode: Any) -> None:
     assert rows[3].scores["unseen"].pa == 60
     assert rows[3].scores["unseen"] == EVALUATIONS["a"].scores_of("SZN-PS", ("sheep",), mode)
     assert rows[3].scores["overall"] == EVALUATIONS["a"].scores("SZN-PS", "overall", mode)
+    seen, sheep = (rows[3].scores[group].miou for group in ("train_seen", "unseen"))
+    assert rows[3].harmonic == harmonic_mean(seen, sheep)  # of what the row says of unseen
+    assert rows[3].harmonic != EVALUATIONS["a"].harmonic_miou("SZN-PS", mode)
 
 
 def test_rows_are_json_also_without_unseen_labels() -> None:
@@ -143,11 +148,55 @@ def test_differences_within_what_seeds_change_are_called_so() -> None:
     }
     found = findings(COMPARISON, evaluations, "standard", PUBLISHED, ("a", "seed-1", "seed-2"))
     assert found[0].seeds == pytest.approx(15)  # 60, 54 and 45
+    assert str(found[0]).startswith("not decided: cosine is above MSE in overall PA: 60.0 against")
     assert "+12.0 points, which is within the 15.0 that seeds change (thesis" in str(found[0])
+    assert (found[0].holds, found[0].decided) == (True, False)
+    assert found[0].to_dict()["decided"] is False
+    assert found[1].decided
     assert found[1].seeds == 0  # all three have the same SZN-PS
     assert "seeds" not in str(found[1])
     one = COMPARISON.claims[0]
     assert spread(one, BASELINE, evaluations, "standard", None, ("a", "missing")) is None
+
+
+def test_two_models_of_one_run_are_measured_by_the_range_of_their_difference() -> None:
+    def of(szn: int, baseline: int) -> Evaluation:
+        return replace(
+            EVALUATIONS["a"],
+            confusions={
+                "FCN-JE": confusion(*[baseline] * 5),
+                "SZN": confusion(*[szn] * 5),
+                "SZN-PS": confusion(*[100] * 5),
+            },
+        )
+
+    def side(model: str) -> Side:
+        return Side(name=model, variants=("x",), model=model)
+
+    comparison = Comparison(
+        name="p", title="P",
+        claims=(
+            claim(side(SZN), side(BASELINE)),
+            claim(side(PERFECT), side(SZN), group="unseen"),
+            claim(side(PERFECT), side(SZN)),
+        ),
+    )  # fmt: skip
+    evaluations = {"x": of(54, 51), "seed-1": of(60, 56), "seed-2": of(92, 90)}
+    found = findings(comparison, evaluations, "standard", PUBLISHED, ("seed-1", "seed-2"))
+    assert found[0].seeds == pytest.approx(2)  # each side alone changes by more than 30
+    assert str(found[0]).startswith("holds: SZN is above baseline in overall PA")
+    assert found[1].seeds is None  # seeds cannot turn it round
+    assert found[1].decided
+    assert found[2].seeds == pytest.approx(32)
+
+
+def test_numbers_that_no_table_tells_apart_are_no_difference() -> None:
+    claims = (claim(Side(name="a", variants=("a",)), Side(name="the same", value=60.04)),)
+    comparison = Comparison(name="e", title="E", claims=claims)
+    [found] = findings(comparison, EVALUATIONS, "standard", PUBLISHED)
+    assert str(found) == (
+        "not decided: a is above the same in overall PA: 60.0 against 60.0, no difference"
+    )
 
 
 def test_a_claim_waits_for_its_variants_and_takes_the_best() -> None:
@@ -169,7 +218,7 @@ def test_a_side_may_be_a_number() -> None:
     comparison = Comparison(name="g", title="G", claims=(goal,))
     [found] = findings(comparison, EVALUATIONS, "standard", PUBLISHED, ("a", "b"))
     assert str(found) == (
-        "does not hold: cosine is above the goal in overall PA: 60.0 against 60.5, -0.5 points, "
+        "not decided: cosine is above the goal in overall PA: 60.0 against 60.5, -0.5 points, "
         "which is within the 12.0 that seeds change"
     )
     assert findings(comparison, {}, "standard", PUBLISHED) == []
@@ -200,6 +249,39 @@ def test_the_table_shows_published_numbers_beside_ours() -> None:
     assert szn[:3] == ["cosine", "SZN", "60.0 / 1.0"]
     assert szn[header.index("unseen PA")] == "0.0 / 5.0"
     assert szn[header.index("seen PA")] == "100.0"  # the thesis has none here
+
+
+def test_where_all_labels_are_seen_the_table_is_of_overall_scores() -> None:
+    split = ClassSplit(names=("grass", "sky"))
+    alone = Evaluation(
+        split=split, images=1, confusions={"FCN-S": np.array([[3, 1], [0, 4]])},
+        seenmask_accuracy=None,
+    )  # fmt: skip
+    comparison = Comparison(name="b", title="B", variants={"softmax": "s"})
+    rows = result_rows(comparison, {"s": alone}, "standard", PUBLISHED)
+    assert table_cells(rows) == [
+        ["variant", "model", "overall PA", "overall CA", "overall mIoU", "overall wIoU"],
+        ["softmax", "FCN-S", "87.5", "87.5", "77.5", "77.5"],
+    ]
+
+
+def test_more_than_two_variants_have_a_line_each_in_markdown() -> None:
+    seen = replace(EVALUATIONS["a"], confusions={"FCN-JE": confusion(100, 100, 100, 100, 100)})
+    comparison = Comparison(name="j", title="J", variants={"2": "a", "5": "b", "9": "seen"}, x="j")
+    rows = result_rows(comparison, {**EVALUATIONS, "seen": seen}, "standard", PUBLISHED)
+    lines = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in markdown(comparison, rows, []).splitlines()
+        if line.startswith("|")
+    ]
+    header, rule, *cells = lines
+    assert rule == ["---"] * 13
+    assert header[0] == "j"
+    first = dict(zip(header, cells[0], strict=True))
+    assert (first["FCN-JE PA"], first["all labels unseen PA"]) == ("60.0", "0.0")
+    assert (first["SZN-PS unseen PA"], first["SZN unseen PA"]) == ("50.0", "0.0")
+    assert first["SZN-PS harmonic mIoU"] == f"{rows[3].harmonic:.1f}"
+    assert cells[2] == ["9", "100.0", "100.0", "100.0", *[""] * 9]
 
 
 def test_a_comparison_as_markdown() -> None:
