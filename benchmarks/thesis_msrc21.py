@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from thesis_msrc21_runs import RECIPE, SPLITS, VARIANTS
 from thesis_plan import (
+    ALL_LABELS,
     BASELINE,
     PERFECT,
     SZN,
@@ -196,6 +197,11 @@ MSRC21 = Plan(
             claims=(
                 *between(("words", ("fcn-je",)), ("one-hot", ("fcn-je-one-hot",)), _OVERALL),
                 *between(("words", ("standard",)), ("one-hot", ("one-hot",)), _SEEN, _UNSEEN),
+                *between(
+                    ("FCN-JE (all labels) with words", ("standard",)),
+                    ("with one-hot", ("one-hot",)),
+                    (ALL_LABELS, "unseen", "pa"),
+                ),
             ),
         ),
         Comparison(

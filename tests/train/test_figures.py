@@ -227,18 +227,33 @@ def test_bars_and_their_values(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(("width", "lines"), [(4.5, 2), (6.1, 2), (16, 1)])
-def test_titles_fit_their_figure(width: float, lines: int) -> None:
+_LONG = "The seenmask's loss with seen and unseen pixels weighed equally, (17, 2, 2)"
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "lines"),
+    [
+        (_LONG, 4.5, 2),
+        (_LONG, 6.1, 2),
+        (_LONG, 16, 1),
+        ("Baselines by the recipe of szn-mini, (21, 0, 0)", 4.5, 1),
+        ("Size of train_unseen: cat; with boat; with dog and chair", 5.5, 1),
+        ("Standard class density in another split, (17, 2, 2)", 4.5, 2),
+    ],
+)
+def test_titles_fit_their_figure(text: str, width: float, lines: int) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    text = "The seenmask's loss with seen and unseen pixels weighed equally: MMMMM, (17, 2, 2)"
     figure, [[axes]] = new_figure(width, 3)
     title = axes.set_title(wrapped(text, width))
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     box = title.get_window_extent(canvas.get_renderer())
     assert 0 <= box.x0 < box.x1 <= figure.bbox.width
-    assert len(title.get_text().splitlines()) == lines
+    found = title.get_text().splitlines()
+    assert len(found) == lines
+    assert " ".join(found) == text
+    assert all(line.count("(") == line.count(")") for line in found)
 
 
 # a run ----------------------------------------------------------------------------------------

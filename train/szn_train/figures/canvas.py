@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["new_figure", "save_figure", "wrapped"]
 
-_LETTERS = 9.5
+_LETTERS = 10.5
 """Of a title that fit into an inch."""
 
 
@@ -43,8 +44,9 @@ def new_figure(
 
 
 def wrapped(title: str, width: float) -> str:
-    """A title in as many lines as a figure `width` inches wide needs for it."""
-    return textwrap.fill(title, int(_LETTERS * width))
+    """A title in as many lines as a figure `width` inches wide needs; brackets are not broken."""
+    whole = re.sub(r"\([^()]*\)", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), title)
+    return textwrap.fill(whole, int(_LETTERS * width)).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def save_figure(
