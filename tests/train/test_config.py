@@ -221,6 +221,29 @@ def test_a_preset_that_is_no_toml_is_refused(tmp_path: Path, content: bytes) -> 
         load_preset(str(path))
 
 
+def test_a_preset_may_extend_one_of_the_package(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('extends = "msrc-17-2-2"\ndim = 10\n[embedding_step]\nepochs = 3\n')
+    base = load_preset("szn-mini")  # which msrc-17-2-2 extends
+    expected = {**base, "dataset": "folder", "dim": 10}
+    expected["embedding_step"] = {**base["embedding_step"], "epochs": 3}
+    assert load_preset(str(path)) == expected
+
+
+def test_a_preset_of_another_protocol_keeps_the_classes_of_what_it_extends(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('extends = "voc-17-2-2"\nprotocol = "thesis"\n')
+    assert load_preset(str(path)) == load_presets("voc-17-2-2,thesis")
+
+
+@pytest.mark.parametrize("base", ['"mine.toml"', '"szn-maxi"', '["szn-mini"]', "3"])
+def test_what_extends_no_preset_of_the_package_is_refused(tmp_path: Path, base: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f"extends = {base}\n")
+    with pytest.raises(UsageError, match=r"mine\.toml extends no preset: got .*expected camvid, "):
+        load_preset(str(path))
+
+
 MSRC_CLASSES = (
     "building", "grass", "tree", "cow", "horse", "sheep", "sky", "mountain", "aeroplane", "water",
     "face", "car", "bicycle", "flower", "sign", "bird", "book", "chair", "road", "cat", "dog",

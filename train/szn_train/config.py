@@ -225,8 +225,10 @@ def preset_names() -> tuple[str, ...]:
 def load_preset(name: str) -> dict[str, Any]:
     """Read a preset of the package by name, or a TOML file by path.
 
+    A preset may name one of the package that it `extends`, and lies above it as in `load_presets`.
+
     Raises:
-        UsageError: If there is none, or it is not TOML.
+        UsageError: If there is none, it is not TOML, or it extends what is not in the package.
     """
     if name in preset_names():
         content = (files("szn_train") / "presets" / f"{name}.toml").read_bytes()
@@ -242,7 +244,14 @@ def load_preset(name: str) -> dict[str, Any]:
         raise UsageError(f"preset {name} is not TOML ({error})") from error
     for step in _STEPS:
         _check_table(step, values.get(step, {}))
-    return values
+    if "extends" not in values:
+        return values
+    base = values.pop("extends")
+    if base not in preset_names():
+        raise UsageError(
+            f"preset {name} extends no preset", got=base, expected=", ".join(preset_names())
+        )
+    return _above(load_preset(base), values)
 
 
 def load_presets(names: str) -> dict[str, Any]:
@@ -256,12 +265,16 @@ def load_presets(names: str) -> dict[str, Any]:
     """
     values: dict[str, Any] = {}
     for name in names.split(","):
-        added = load_preset(name.strip())
-        if "protocol" in added:
-            values = under_protocol(values, added["protocol"])
-        steps = {step: {**values.get(step, {}), **added.get(step, {})} for step in _STEPS}
-        values |= added | {step: table for step, table in steps.items() if table}
+        values = _above(values, load_preset(name.strip()))
     return values
+
+
+def _above(values: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a preset, and above them those of another; the steps key by key."""
+    if "protocol" in added:
+        values = under_protocol(values, added["protocol"])
+    steps = {step: {**values.get(step, {}), **added.get(step, {})} for step in _STEPS}
+    return {**values, **added, **{step: table for step, table in steps.items() if table}}
 
 
 def _is_int(value: object) -> bool:
