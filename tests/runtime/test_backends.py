@@ -277,10 +277,11 @@ def test_naming_the_cpu_and_forbidding_it_is_a_contradiction() -> None:
 
 def test_the_number_of_a_gpu_and_the_engine_cache(listed_cuda: list[dict[str, Any]]) -> None:
     onnxruntime_on("gpu:1", allow_fallback=True)
-    cuda = ("CUDAExecutionProvider", {"device_id": "1", "use_tf32": "0"})
+    fixed = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+    cuda = ("CUDAExecutionProvider", {"device_id": "1", **fixed})
     assert listed_cuda[-1]["providers"][0] == cuda
     onnxruntime_on("tensorrt", allow_fallback=True)
-    assert listed_cuda[-1]["providers"][1] == (cuda[0], {"device_id": "0", "use_tf32": "0"})
+    assert listed_cuda[-1]["providers"][1] == (cuda[0], {"device_id": "0", **fixed})
     settings = listed_cuda[-1]["providers"][0][1]
     assert settings["trt_engine_cache_enable"] == "1"
     assert settings["trt_engine_cache_path"].endswith("onnxruntime-tensorrt")

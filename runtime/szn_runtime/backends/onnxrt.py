@@ -176,8 +176,11 @@ def _chain(provider: str, options: BackendOptions, *, strict: bool) -> list[Any]
     The CPU is not named where nothing may move there: onnxruntime takes both for a contradiction.
     """
     device = {"device_id": str(options.device_index)}
-    # fp32 as it is everywhere else: TF32 rounds what convolutions multiply to 10 bits
-    cuda = (_PROVIDERS["gpu"], {**device, "use_tf32": "0"})
+    # fp32 as it is everywhere else: TF32 rounds what convolutions multiply to 10 bits. And cuDNN
+    # chooses algorithms without trying them all, which stops a stream for up to five seconds when
+    # the size of its frames changes and is hardly ever faster afterwards.
+    fixed = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+    cuda = (_PROVIDERS["gpu"], {**device, **fixed})
     cpu = [] if strict else [_CPU]
     if provider == _PROVIDERS["tensorrt"]:
         folder = str(cache_folder("onnxruntime-tensorrt"))
