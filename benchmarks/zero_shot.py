@@ -25,6 +25,7 @@ from run_lock import locked
 from thesis_data import data_folder
 from zero_shot_draws import SEEDS, SPLITS, class_presence, draw_of
 from zero_shot_methods import DEFAULT, Fitting, parse_method
+from zero_shot_refit import Refit, label_words, parse_refit, refitted
 from zero_shot_results import evaluate_methods, spreads_and_means, table
 from zero_shot_runs import DrawRuns
 
@@ -53,6 +54,21 @@ def chosen_seeds(text: str | None) -> tuple[int, ...]:
     return tuple(dict.fromkeys(seeds))
 
 
+def chosen_refit(text: str | None, words: Path | None) -> Refit | None:
+    """What `--refit` and `--label-words` ask for.
+
+    Raises:
+        UsageError: If they do not fit, or there are words without a refit.
+        InputError: If the file of words cannot be used.
+    """
+    if text is None:
+        if words is not None:
+            raise UsageError("label words", got=words, expected="none without --refit")
+        return None
+    dim, scale = parse_refit(text)
+    return Refit(dim=dim, scale=scale, words=None if words is None else label_words(words))
+
+
 @click.command(cls=Command)
 @click.option("--dataset", type=click.Choice(["msrc21"]), default="msrc21", show_default=True)
 @click.option(
@@ -68,6 +84,18 @@ def chosen_seeds(text: str | None) -> tuple[int, ...]:
     default="szn-mini",
     show_default=True,
     help="Presets or TOML files of the network's training, comma separated.",
+)
+@click.option(
+    "--refit",
+    "refit_text",
+    metavar="JxSCALE",
+    help="Train the embedding head once more, such as 50x20: in 50 dimensions, cosines times 20.",
+)
+@click.option(
+    "--label-words",
+    "words_path",
+    type=_PATH,
+    help="With --refit: JSON file of words that labels mean as well.",
 )
 @click.option("--epochs", type=click.IntRange(min=1), default=12, show_default=True)
 @click.option(
@@ -96,6 +124,8 @@ def main(
     draws: str | None,
     methods: str | None,
     recipe: str,
+    refit_text: str | None,
+    words_path: Path | None,
     epochs: int,
     precision: str,
     quick: bool,
@@ -108,6 +138,7 @@ def main(
     """Compare seenmasks on classes that were never taught, over several draws of them."""
     chosen = [parse_method(name) for name in (methods.split(",") if methods else DEFAULT)]
     seeds = chosen_seeds(draws)
+    refit = chosen_refit(refit_text, words_path)
     epochs = 1 if quick else epochs
     if data_root is None:
         raise InputError("no data is named", fix="give --data-root DIR")
@@ -128,7 +159,13 @@ def main(
         recipe=recipe,
         progress=progress,
     )
-    facts = {"recipe": Path(recipe).name, "epochs": epochs, "precision": precision, "quick": quick}
+    facts = {
+        "recipe": Path(recipe).name,
+        "refit": refit_text,
+        "epochs": epochs,
+        "precision": precision,
+        "quick": quick,
+    }
     results: list[dict[str, Any]] = []
     for seed in seeds:
         draw = draw_of(seed)
@@ -137,6 +174,8 @@ def main(
             cells = {split: runs.cells(run, split) for split in SPLITS}
         if train_only:
             continue
+        if refit is not None:
+            run, cells = refitted(run, cells, refit)
         fitting = Fitting(
             train=cells["train"],
             hold=cells["hold"],

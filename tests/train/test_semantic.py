@@ -271,6 +271,27 @@ def test_the_largest_embedding_of_the_mse_loss_has_norm_one() -> None:
     assert space.scaled.dtype == np.float32
 
 
+def test_words_of_a_label_are_averaged_with_its_own(words_file: Path) -> None:
+    alone = label_space(("cow", "sheep"), source=str(words_file), dim=WORD_LENGTH)
+    named = {"cow": ("sheep", "traffic light")}
+    meant = label_space(("cow", "sheep"), source=str(words_file), dim=WORD_LENGTH, words=named)
+    assert alone.mean is not None
+    assert alone.basis is not None
+    mean = (row("cow") + row("sheep") + (row("traffic") + row("light")) / 2) / 3
+    np.testing.assert_allclose(meant.embeddings[0], (mean - alone.mean) @ alone.basis.T, atol=1e-5)
+    np.testing.assert_array_equal(meant.embeddings[1], alone.embeddings[1])
+
+
+def test_a_word_of_a_label_that_is_unknown(words_file: Path) -> None:
+    with pytest.raises(InputError, match=r"label 'shep': 'shep' is not in .*did you mean sheep"):
+        label_space(("cow",), source=str(words_file), dim=4, words={"cow": ("shep",)})
+
+
+def test_one_hot_labels_have_no_words() -> None:
+    with pytest.raises(InputError, match="one-hot has no words to look up; leave the labels'"):
+        label_space(("a", "b"), source="one-hot", dim=2, words={"a": ("b",)})
+
+
 # one-hot --------------------------------------------------------------------------------------
 
 

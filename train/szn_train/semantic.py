@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 import pickle
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
@@ -209,38 +209,59 @@ def _glove() -> WordVectors:
     return WordVectors(source="glove-6b-50d", words=tuple(words), vectors=vectors)
 
 
-def label_space(names: tuple[str, ...], *, source: str, dim: int) -> LabelSpace:
+def label_space(
+    names: tuple[str, ...],
+    *,
+    source: str,
+    dim: int,
+    words: Mapping[str, Sequence[str]] | None = None,
+) -> LabelSpace:
     """Embed label names in `dim` dimensions.
 
     PCA is fitted on the whole vocabulary (thesis section 4.1), so that the basis does not depend
     on the labels and any other word lands in the same space.
 
+    Args:
+        names: The labels.
+        source: See the module.
+        dim: Dimensions j.
+        words: Label to words that mean the same; it gets the mean of their vectors and of its own,
+            which tells "chair" the furniture from the chair of a board.
+
     Raises:
-        InputError: If a name is unknown, or the source has fewer dimensions than `dim`.
+        InputError: If a name or a word is unknown, the source has fewer dimensions than `dim`, or
+            it has no words to look up.
     """
+    if words and (source == "one-hot" or source.endswith(".npz")):
+        raise InputError(
+            f"{source} has no words to look up", fix="leave the labels' words out, or give 'glove'"
+        )
     if source == "one-hot":
         return _one_hot(names, dim)
     if source.endswith(".npz"):
         return _finished_embeddings(names, Path(source), dim)
     from sklearn.decomposition import PCA
 
-    words = load_word_vectors(source)
-    rows = np.stack([words.vector(name) for name in names])  # (K, d)
-    count, length = words.vectors.shape
+    vocabulary = load_word_vectors(source)
+    meant = {name: (name, *(words or {}).get(name, ())) for name in names}
+    rows = np.stack([
+        np.mean([vocabulary.vector(word) for word in meant[name]], axis=0) for name in names
+    ])  # (K, d)  # fmt: skip
+    count, length = vocabulary.vectors.shape
     dimensions = min(count, length)  # PCA has no more axes than words either
     if not 2 <= dim <= dimensions:
         limit = f"{length} dimensions" if length <= count else f"only {count} words"
         raise InputError(
             "embedding dimension",
             got=dim,
-            expected=f"2 to {dimensions} for {words.source}, which has {limit}",
+            expected=f"2 to {dimensions} for {vocabulary.source}, which has {limit}",
             fix="lower --dim or give other --embeddings",
         )
-    pca = PCA(n_components=dim, svd_solver="covariance_eigh").fit(words.vectors)
+    pca = PCA(n_components=dim, svd_solver="covariance_eigh").fit(vocabulary.vectors)
     mean = np.asarray(pca.mean_, dtype=np.float32)
     basis = np.asarray(pca.components_, dtype=np.float32)  # (j, d)
     return LabelSpace(
-        source=words.source,
+        source=vocabulary.source,
         names=names,
         embeddings=np.asarray((rows - mean) @ basis.T, np.float32),  # (K, d) @ (d, j) -> (K, j)
         mean=mean,
