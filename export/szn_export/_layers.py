@@ -25,7 +25,8 @@ class Layers:
         weights: Constant tensors by name.
         made: Names of the tensors that nodes give.
         layers: Convolutions and products that INT8 can take, by node name and in their order.
-        heads: Names of those with no other one between them and an output.
+        heads: Names of those with no other one between them and an output, and of those that not
+            all outputs depend on: what the trunk gives is not theirs.
         candidates: Tensors that an INT8 variant may quantise, once each and in their order.
 
     Raises:
@@ -110,7 +111,7 @@ class Layers:
     def _find_heads(
         self, producers: dict[str, onnx.NodeProto], outputs: list[str]
     ) -> frozenset[str]:
-        heads, pending, seen = set(), outputs, set()
+        heads, pending, seen = set(), list(outputs), set()
         while pending:
             name = pending.pop()
             node = producers.get(name)
@@ -121,7 +122,21 @@ class Layers:
                 heads.add(node.name)
             else:
                 pending += node.input
-        return frozenset(heads)
+        behind = [_behind(producers, name) for name in outputs]
+        own = {name for name in self.layers if not all(name in nodes for nodes in behind)}
+        return frozenset(heads | (own & set().union(*behind)))
+
+
+def _behind(producers: dict[str, onnx.NodeProto], output: str) -> set[str]:
+    """Names of all nodes that an output depends on."""
+    names: set[str] = set()
+    pending = [output]
+    while pending:
+        node = producers.get(pending.pop())
+        if node is not None and node.name not in names:
+            names.add(node.name)
+            pending += node.input
+    return names
 
 
 def parse(model: bytes) -> onnx.ModelProto:

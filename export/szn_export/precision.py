@@ -101,6 +101,7 @@ def to_fp16(model: bytes) -> bytes:
         ) from error
     proto = parse(model)
     _check_half(proto.graph)
+    _end_outputs(proto.graph)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of numbers near zero
@@ -245,6 +246,23 @@ def _check_pairs(graph: onnx.GraphProto, chosen: Collection[str]) -> None:
                     f"the input of {node.name} was not quantised",
                     got=", ".join(found) or "the graph's input",
                 )
+
+
+def _end_outputs(graph: onnx.GraphProto) -> None:
+    """Let no node read an output of the graph: the converter gives such a node its float32 copy."""
+    import onnx
+
+    read = {name for node in graph.node for name in node.input}
+    for output in graph.output:
+        name, inner = output.name, f"{output.name}/inner"
+        if name not in read:
+            continue
+        for node in graph.node:
+            for names in (node.input, node.output):
+                for place, tensor in enumerate(names):
+                    if tensor == name:
+                        names[place] = inner
+        graph.node.append(onnx.helper.make_node("Identity", [inner], [name], f"{name}/output"))
 
 
 def _check_half(graph: onnx.GraphProto) -> None:

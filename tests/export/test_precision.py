@@ -213,6 +213,48 @@ def test_layers_are_named_in_order_and_heads_on_request(model: bytes) -> None:
     assert quantizable_layers(model, heads=True) == (*LAYERS, "head", "mask")
 
 
+STATISTICAL = """
+net (float[1, 3, h, w] frames) => (float[1, 3, h, w] embedding, float[1, 2, h, w] seenmask)
+{
+    [trunk] t = Conv (frames, w)
+    [head] embedding = Conv (t, w)
+    [inner] y = Conv (t, w)
+    square = Mul (y, y)
+    read = Mul (embedding, embedding)
+    both = Add (square, read)
+    [mask] seenmask = Conv (both, m)
+}
+"""
+
+
+def statistical() -> bytes:
+    """A seenmask that has a layer of its own and reads the embedding, which is an output."""
+    rng = np.random.default_rng(0)
+    shapes = {"w": (3, 3, 1, 1), "m": (2, 3, 1, 1)}
+    return model_of(
+        STATISTICAL,
+        {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()},
+    )
+
+
+def test_layers_of_one_output_alone_are_heads() -> None:
+    assert quantizable_layers(statistical()) == ("trunk",)
+    assert quantizable_layers(statistical(), heads=True) == ("trunk", "head", "inner", "mask")
+
+
+def test_an_output_may_be_read_in_the_graph() -> None:
+    frames = random_frames(1, 3, 4, 5)
+    expected = run(statistical(), frames)
+    half = to_fp16(statistical())
+    assert facts(half)["tensors"] == facts(statistical())["tensors"]
+    for ours, theirs in zip(run(half, frames), expected, strict=True):
+        assert ours.dtype == np.float32
+        np.testing.assert_allclose(ours, theirs, rtol=2e-2, atol=2e-2)
+    int8 = to_int8(statistical(), calibrate(statistical(), [frames]), target="cpu")
+    for ours, theirs in zip(run(int8, frames), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=0.05 * np.abs(theirs).max())
+
+
 def test_layers_without_a_name_get_one() -> None:
     model = network()
     proto = onnx.load_from_string(model)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from szn_runtime.errors import InputError
+from szn_train.calibration import class_balance
 from szn_train.seen_statistics import STATISTICS, SeenStatistics, fit_statistics
 
 SCALE = 10.0
@@ -41,7 +42,8 @@ def column(table: NDArray[np.float32], name: str) -> NDArray[np.float32]:
 def test_what_concerns_the_embedding_by_hand() -> None:
     features, _ = cells(5, 40)
     embedding = np.random.default_rng(3).normal(size=(40, DIM)).astype(np.float32) * 3
-    table = fitted().of_cells(features, embedding)
+    statistics = fitted()
+    table = statistics.of_cells(features, embedding)
     norm = np.linalg.norm(embedding, axis=1)
     cosine = embedding / norm[:, None] @ unit_labels().T
     ordered = np.sort(cosine, axis=1)
@@ -52,7 +54,7 @@ def test_what_concerns_the_embedding_by_hand() -> None:
         ("margin", ordered[:, -1] - ordered[:, -2]),
         ("impurity", 1 - (share**2).sum(axis=1)),
         ("embedding_norm", norm),
-        ("feature_norm", np.linalg.norm(features, axis=1)),
+        ("feature_norm", np.linalg.norm(features, axis=1) * statistics.feature_scale.item()),
     ):
         np.testing.assert_allclose(column(table, name), expected, rtol=1e-4, atol=1e-5)
 
@@ -65,8 +67,38 @@ def test_the_residual_is_what_the_subspace_misses() -> None:
     odd = features.copy()
     odd[:, 8] += 5  # a direction in which seen cells do not vary
     outside = column(statistics.of_cells(odd, embedding), "residual")
-    assert inside.max() < 0.2
-    np.testing.assert_allclose(outside, 5, atol=0.2)
+    scale = statistics.feature_scale.item()
+    assert inside.max() < 0.2 * scale
+    np.testing.assert_allclose(outside, 5 * scale, atol=0.2 * scale)
+
+
+def test_seen_features_have_a_norm_of_8_whatever_their_unit() -> None:
+    features, labels = cells()
+    embedding = np.ones((len(features), DIM), np.float32)
+    tables = [
+        fit_statistics(unit * features, labels, unit_labels(), scale=SCALE, components=6).of_cells(
+            unit * features, embedding
+        )
+        for unit in (1.0, 300.0)
+    ]
+    balance = class_balance(labels)
+    assert balance @ column(tables[0], "feature_norm") == pytest.approx(8, rel=1e-4)
+    np.testing.assert_allclose(tables[1], tables[0], rtol=2e-3, atol=1e-2)
+
+
+def test_a_fit_loads_into_one_of_the_same_shapes() -> None:
+    features, labels = cells()
+    two = labels < 2  # a label that the fit never meets
+    fit = fit_statistics(features[two], labels[two], unit_labels(), scale=SCALE, components=6)
+    empty = SeenStatistics.unfitted(
+        channels=CHANNELS, dim=DIM, labels=LABELS, components=6, scale=SCALE
+    )
+    empty.load_state_dict(fit.state_dict())
+    embedding = np.random.default_rng(3).normal(size=(len(features), DIM)).astype(np.float32)
+    table = fit.of_cells(features, embedding)
+    np.testing.assert_array_equal(empty.of_cells(features, embedding), table)
+    distance = column(table, "mahalanobis")
+    assert np.median(distance[~two]) > 3 * np.median(distance[two])
 
 
 def test_distances_agree_with_the_covariances() -> None:
@@ -81,7 +113,8 @@ def test_distances_agree_with_the_covariances() -> None:
     inverse = np.linalg.inv(within)
     away = x[:, None] - means
     expected = np.einsum("pkc,cd,pkd->pk", away, inverse, away).min(axis=1)
-    np.testing.assert_allclose(column(table, "mahalanobis"), expected, rtol=2e-2, atol=2e-2)
+    found = column(table, "mahalanobis") * CHANNELS
+    np.testing.assert_allclose(found, expected, rtol=2e-2, atol=2e-2)
 
 
 def test_strange_cells_are_further_away() -> None:
@@ -123,4 +156,6 @@ def test_what_cannot_be_fitted() -> None:
     with pytest.raises(InputError, match="principal components: got 11, expected 1 to 10"):
         fit_statistics(features, labels, unit_labels(), scale=SCALE, components=11)
     with pytest.raises(InputError, match="labels of train_seen: got 1"):
-        fit_statistics(features, labels, unit_labels()[:1], scale=SCALE, components=2)
+        fit_statistics(features, 0 * labels, unit_labels()[:1], scale=SCALE, components=2)
+    with pytest.raises(InputError, match="labels of the cells: got 3, expected 1 to 2, of 400"):
+        fit_statistics(features, labels, unit_labels()[:2], scale=SCALE, components=2)

@@ -3,7 +3,8 @@
 All of them come from the frozen features and the embedding at the node, by operations that the
 exported graph may hold (`szn_runtime.onnx_guard`): 1x1 convolutions, squares, roots, softmax and
 maxima. None needs the labels that a user chooses at run time; the labels of train_seen are part of
-the model.
+the model. Features are scaled and distances are means over the components, so that no square or sum
+comes near the largest number of half precision.
 
 Dimensions: N frames, C feature channels, j embedding channels, (h, w) grid, S labels of
 train_seen, D principal components.
@@ -20,7 +21,10 @@ from torch.nn import functional as F
 from szn_runtime.errors import InputError
 from szn_train.calibration import class_balance
 
-__all__ = ["STATISTICS", "SeenStatistics", "fit_statistics"]
+__all__ = ["COMPONENTS", "STATISTICS", "SeenStatistics", "fit_statistics"]
+
+COMPONENTS = 64
+"""Of the principal subspace of seen features; a network with fewer channels has them all."""
 
 STATISTICS = (
     "top_cosine", "margin", "impurity", "embedding_norm", "feature_norm", "residual",
@@ -31,14 +35,17 @@ STATISTICS = (
 `top_cosine`: largest cosine with a label of train_seen. `margin`: that minus the second.
 `impurity`: `1 - sum p^2` of the softmax over the seen labels at the training temperature, which
 orders nearly as the entropy does and needs no logarithm. `embedding_norm`, `feature_norm`:
-Euclidean. `residual`: norm of the features' part outside the principal subspace of seen cells
-(ViM, Wang et al. 2022). `mahalanobis`: squared distance to the nearest seen class in that subspace
-under the classes' common covariance (Lee et al. 2018). `relative_mahalanobis`: that minus the
-squared distance under one Gaussian of all seen cells (Ren et al. 2021).
+Euclidean, of features times a factor with which seen ones have a norm of 8 on average. `residual`:
+norm of those features' part outside the principal subspace of seen cells (ViM, Wang et al. 2022).
+`mahalanobis`: squared distance to the nearest seen class in that subspace under the classes' common
+covariance, divided by the number of components (Lee et al. 2018). `relative_mahalanobis`: that
+minus the same under one Gaussian of all seen cells (Ren et al. 2021).
 """
 
 _SHRINKAGE = 0.05
+_NORM = 8.0
 _TINY = 1e-12
+_LEAST = 1e-6  # under roots, in the graph: half precision still has it
 
 
 class SeenStatistics(nn.Module):
@@ -47,17 +54,19 @@ class SeenStatistics(nn.Module):
     Args:
         labels: (S, j) unit embeddings of train_seen, S >= 2.
         scale: Factor on cosines in the softmax, as in training.
+        feature_scale: Factor on the features; all else is of scaled ones.
         mean: (C,) mean of seen features.
         basis: (D, C) orthonormal rows: principal subspace of seen features.
         whitening: (D, D): maps a projection to where the classes' common covariance is the
-            identity.
-        class_means: (S', D) whitened means of the classes that the fit has seen.
+            identity divided by D.
+        class_means: (S, D) whitened means of the classes.
         total: (D, D): maps a whitened projection to where all seen cells' covariance is the
-            identity.
+            identity divided by D.
         total_mean: (D,) whitened mean of all seen cells.
     """
 
     labels: Tensor
+    feature_scale: Tensor
     mean: Tensor
     basis: Tensor
     whitening: Tensor
@@ -71,6 +80,7 @@ class SeenStatistics(nn.Module):
         *,
         labels: Tensor,
         scale: float,
+        feature_scale: Tensor,
         mean: Tensor,
         basis: Tensor,
         whitening: Tensor,
@@ -83,6 +93,7 @@ class SeenStatistics(nn.Module):
             raise InputError("labels of train_seen", got=len(labels), expected="2 or more")
         self.scale = scale
         self.register_buffer("labels", labels.float()[:, :, None, None])
+        self.register_buffer("feature_scale", feature_scale.float().reshape(1, 1, 1, 1))
         self.register_buffer("mean", mean.float()[None, :, None, None])
         self.register_buffer("basis", basis.float()[:, :, None, None])
         self.register_buffer("whitening", whitening.float()[:, :, None, None])
@@ -91,8 +102,26 @@ class SeenStatistics(nn.Module):
         self.register_buffer("total", total.float()[:, :, None, None])
         self.register_buffer("total_shift", -(total.float() @ total_mean.float()))
 
+    @classmethod
+    def unfitted(
+        cls, *, channels: int, dim: int, labels: int, components: int, scale: float
+    ) -> SeenStatistics:
+        """Zeros of the shapes that a fit has, to load a fit into."""
+        return cls(
+            labels=torch.zeros(labels, dim),
+            scale=scale,
+            feature_scale=torch.ones(1),
+            mean=torch.zeros(channels),
+            basis=torch.zeros(components, channels),
+            whitening=torch.zeros(components, components),
+            class_means=torch.zeros(labels, components),
+            total=torch.zeros(components, components),
+            total_mean=torch.zeros(components),
+        )
+
     def forward(self, features: Tensor, embedding: Tensor) -> Tensor:
         """(N, C, h, w) and (N, j, h, w) to (N, 8, h, w)."""
+        features = features * self.feature_scale
         embedding_norm = _norm(embedding)
         cosine = F.conv2d(embedding / embedding_norm, self.labels)  # (N, S, h, w)
         top = cosine.amax(dim=1, keepdim=True)
@@ -114,7 +143,7 @@ class SeenStatistics(nn.Module):
                 impurity,
                 embedding_norm,
                 _norm(features),
-                torch.sqrt(outside.clamp_min(_TINY)),
+                torch.sqrt(outside.clamp_min(_LEAST)),
                 mahalanobis,
                 mahalanobis - background,
             ],
@@ -143,9 +172,11 @@ def fit_statistics(
     seen_labels: NDArray[np.float32],
     *,
     scale: float,
-    components: int = 64,
+    components: int = COMPONENTS,
 ) -> SeenStatistics:
     """Fit subspace and Gaussians on cells of train_seen, every class counting the same.
+
+    Classes without a cell take no part in the distances.
 
     Args:
         features: (P, C) of cells whose labels are in train_seen.
@@ -155,36 +186,46 @@ def fit_statistics(
         components: D, at most C.
 
     Raises:
-        InputError: If there are fewer cells than components, or more components than channels.
+        InputError: If there is no cell, cells are of more labels than there are in train_seen, or
+            there are more components than channels.
     """
     count, channels = features.shape
-    if not 1 <= components <= min(count, channels):
+    if not 1 <= components <= channels:
+        raise InputError("principal components", got=components, expected=f"1 to {channels}")
+    known = np.unique(labels)
+    if not 1 <= len(known) <= len(seen_labels):
         raise InputError(
-            "principal components", got=components, expected=f"1 to {min(count, channels)}"
+            "labels of the cells", got=len(known), expected=f"1 to {len(seen_labels)}, of {count}"
         )
     weights = class_balance(labels)[:, None]
-    x = np.asarray(features, np.float32)
-    mean = (weights * x).sum(axis=0, dtype=np.float64)  # (C,)
-    centred = x - mean.astype(np.float32)
-    covariance = (centred * weights.astype(np.float32)).T @ centred  # (C, C)
+    x = np.array(features, np.float32)
+    norms = np.linalg.norm(x, axis=1)
+    feature_scale = np.float32(_NORM / max(float(weights[:, 0] @ norms), _TINY))
+    x *= feature_scale
+    mean = (weights.T.astype(np.float32) @ x)[0]  # (C,)
+    x -= mean
+    weighted = x * weights.astype(np.float32)
+    covariance = weighted.T @ x  # (C, C)
+    del weighted
     _, vectors = np.linalg.eigh(covariance.astype(np.float64))
     basis = vectors[:, ::-1][:, :components].T  # (D, C), the largest first
-    y = centred @ basis.T.astype(np.float32)  # (P, D)
-    known = np.unique(labels)
-    means = np.stack([y[labels == k].mean(axis=0, dtype=np.float64) for k in known])  # (S', D)
+    y = (x @ basis.T.astype(np.float32)).astype(np.float64)  # (P, D)
+    means = np.stack([y[labels == k].mean(axis=0) for k in known])  # (known, D)
     inner = y - means[np.searchsorted(known, labels)]
     within = _shrunk((inner * weights).T @ inner)
-    whitening = _inverse_root(within)  # (D, D)
+    whitening = _inverse_root(within) / np.sqrt(components)  # (D, D)
     z, z_means = y @ whitening.T, means @ whitening.T
+    # the shape is that of all labels, whatever the fit has met; one twice changes no maximum
+    z_means = np.concatenate([z_means, np.repeat(z_means[:1], len(seen_labels) - len(known), 0)])
     total_mean = (weights * z).sum(axis=0)
     spread = z - total_mean
-    total = _inverse_root(_shrunk((spread * weights).T @ spread))
+    total = _inverse_root(_shrunk((spread * weights).T @ spread)) / np.sqrt(components)
     tensors = {
-        "labels": seen_labels, "mean": mean, "basis": basis.copy(), "whitening": whitening,
-        "class_means": z_means, "total": total, "total_mean": total_mean,
+        "labels": seen_labels, "feature_scale": feature_scale, "mean": mean, "basis": basis.copy(),
+        "whitening": whitening, "class_means": z_means, "total": total, "total_mean": total_mean,
     }  # fmt: skip
     return SeenStatistics(
-        scale=scale, **{k: torch.from_numpy(np.asarray(v, np.float32)) for k, v in tensors.items()}
+        scale=scale, **{k: torch.from_numpy(np.array(v, np.float32)) for k, v in tensors.items()}
     )
 
 
@@ -211,4 +252,4 @@ def _squares(grid: Tensor) -> Tensor:
 
 def _norm(grid: Tensor) -> Tensor:
     """(N, 1, h, w) Euclidean norm over the channels, never 0."""
-    return torch.sqrt(_squares(grid) + _TINY)
+    return torch.sqrt(_squares(grid) + _LEAST)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from szn_runtime.errors import InputError
-from szn_train.seen_statistics import STATISTICS, SeenStatistics
+from szn_train.seen_statistics import COMPONENTS, STATISTICS, SeenStatistics
 
 __all__ = ["StatisticalSeenmask"]
 
@@ -33,6 +33,7 @@ class StatisticalSeenmask(nn.Module):
 
     feature_weight: Tensor | None
     statistic_weight: Tensor | None
+    bias: Tensor
 
     def __init__(
         self,
@@ -54,12 +55,35 @@ class StatisticalSeenmask(nn.Module):
             )
         if window < 1 or window % 2 == 0:
             raise InputError("window of nodes", got=window, expected="1, 3, 5, ...")
-        self.statistics, self.window, self.bias = statistics, window, float(bias)
+        self.statistics, self.window = statistics, window
+        self.register_buffer("bias", torch.tensor([[[[bias]]]], dtype=torch.float32))
         for name, weight in (
             ("feature_weight", feature_weight), ("statistic_weight", statistic_weight),
         ):  # fmt: skip
             row = None if weight is None else torch.from_numpy(np.asarray(weight, np.float32))
             self.register_buffer(name, None if row is None else row[None, :, None, None].clone())
+
+    @classmethod
+    def unfitted(cls, *, channels: int, dim: int, labels: int, scale: float) -> StatisticalSeenmask:
+        """One of statistics alone that says seen everywhere, to load a fit into.
+
+        Args:
+            channels: C of the features.
+            dim: j of the embedding.
+            labels: S of train_seen, 2 or more.
+            scale: Factor on cosines in the softmax.
+
+        Raises:
+            InputError: If there are fewer labels.
+        """
+        statistics = SeenStatistics.unfitted(
+            channels=channels,
+            dim=dim,
+            labels=labels,
+            components=min(COMPONENTS, channels),
+            scale=scale,
+        )
+        return cls(statistics=statistics, statistic_weight=np.zeros(len(STATISTICS)), bias=1.0)
 
     def forward(self, features: Tensor, embedding: Tensor) -> Tensor:
         """(N, C, h, w) and (N, j, h, w) to (N, 2, h, w): scores of unseen and seen."""
