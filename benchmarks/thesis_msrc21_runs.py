@@ -28,6 +28,7 @@ RECIPE: Mapping[str, Any] = {
     "dim": 20,
     "loss": "cosine_ce",
     "similarity_scale": 10.0,
+    "seenmask": "linear",
     "long_side": 224,
     "crop_hw": [160, 224],
     "embedding_step": {

@@ -94,7 +94,9 @@ class Runs:
 
     def folder(self, variant: str) -> Path:
         """Run folder of a variant."""
-        values = {k: v for k, v in self.config(variant).to_dict().items() if k != "data"}
+        # what a linear seenmask does not know of makes no other run
+        others = {"data", "seenmask", "hold_share", "seenmask_drop"}
+        values = {k: v for k, v in self.config(variant).to_dict().items() if k not in others}
         digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
         return self._folder / f"{variant}-{digest}"
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from szn_runtime.errors import UsageError
+from szn_train.classes import ClassSplit
 from szn_train.config import StepConfig, TrainConfig, load_preset, load_presets, preset_names
 from szn_train.datasets.context import CONTEXT_CLASSES
 from szn_train.datasets.voc import VOC_CLASSES
@@ -180,8 +181,9 @@ def test_every_preset_makes_a_network(name: str) -> None:
     values = load_preset(name)
     config = TrainConfig.from_dict({**values, "data": "d"})
     assert TrainConfig.from_dict(config.to_dict()) == config
+    split = ClassSplit(names=("a", "b", "c"), train_unseen=("c",))
     with torch.device("meta"):  # shapes without memory
-        network = build_network(config, weights="none")
+        network = build_network(config, split, weights="none")
     side = config.crop_hw[0]
     grids = network.eval()(torch.zeros(1, 3, side, side, device="meta"))
     caffe = config.padding == "caffe"  # rounds up after a padding of 100, and fc6 takes 6 nodes

@@ -27,7 +27,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         json.dumps({"config": config.to_dict(), "class_names": CLASSES})
     )
     torch.manual_seed(0)
-    save_weights(folder / "model.safetensors", build_network(config, weights="none").state_dict())
+    save_weights(
+        folder / "model.safetensors",
+        build_network(config, catalogue.SPLIT, weights="none").state_dict(),
+    )
     space = label_space(catalogue.SPLIT.labels, source=str(words), dim=4)
     save_label_space(folder / "label_space.npz", space)
     return folder
@@ -62,7 +65,7 @@ def test_a_network_has_the_dimensions_of_its_configuration(finished: Path, dim: 
     config, _ = saved_config(finished)
     other = type(config)(**{**vars(config), "dim": dim, "stride": 16, "crop_hw": (64, 64)})
     with torch.device("meta"):
-        network = build_network(other, weights="none")
+        network = build_network(other, catalogue.SPLIT, weights="none")
     assert network.geometry.stride_yx == (16, 16)
     grids = network(torch.zeros(1, 3, 32, 48, device="meta"))
     assert grids.embedding.shape == (1, dim, 2, 3)

@@ -43,6 +43,7 @@ def test_pixels_are_counted_over_the_whole_split(train_set: FolderDataset) -> No
         "tuple": [3, 1, 1],
         "embedding_images": 6,
         "seenmask_images": 8,
+        "hold": [],
         "dropped_unseen": 2,
         "dropped_empty": 0,
         "dropped_void": 0,

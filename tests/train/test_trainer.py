@@ -57,6 +57,7 @@ def config_for(root: Path, **changes: object) -> TrainConfig:
         "loss": "cosine_ce",
         "long_side": 64,
         "crop_hw": (32, 64),
+        "seenmask": "linear",
         "embedding_step": step,
         "seenmask_step": dataclasses.replace(step, augment=False, ema=0.0),
     }

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from szn_runtime.errors import InputError
 from szn_train.classes import VOID
 
-__all__ = ["cell_labels", "smoothed"]
+__all__ = ["cell_labels", "node_labels", "smoothed"]
 
 
 def cell_labels(target: NDArray[np.uint8], stride: int, purity: float = 0.75) -> NDArray[np.uint8]:
@@ -43,6 +43,29 @@ def cell_labels(target: NDArray[np.uint8], stride: int, purity: float = 0.75) ->
     best = counts.argmax(axis=2)
     enough = counts.max(axis=2) >= purity * stride * stride
     return np.where(enough, best, VOID).astype(np.uint8)
+
+
+def node_labels(
+    target: NDArray[np.uint8], nodes_hw: tuple[int, int], stride: int, offset: float
+) -> NDArray[np.uint8]:
+    """`cell_labels` for a grid that begins anywhere; what lies outside the target is void.
+
+    Args:
+        target: (H, W) label indices or `VOID`.
+        nodes_hw: Nodes (h, w) of the grid.
+        stride: Pixels between two nodes.
+        offset: Position of the first node's centre, in pixels.
+
+    Returns:
+        (h, w) label indices or `VOID`.
+    """
+    first = round(offset - (stride - 1) / 2)
+    height, width = (nodes * stride for nodes in nodes_hw)
+    canvas = np.full((height, width), VOID, np.uint8)
+    top = max(-first, 0)
+    part = target[max(first, 0) :, max(first, 0) :][: height - top, : width - top]
+    canvas[top : top + part.shape[0], top : top + part.shape[1]] = part
+    return cell_labels(canvas, stride)
 
 
 def smoothed(grid: NDArray[np.float32], window: int) -> NDArray[np.float32]:

@@ -90,8 +90,13 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
     "--optimizer", type=click.Choice(["adam", "adamw", "sgd"]), help="Of the embedding step."
 )
 @click.option("--momentum", type=float, help="Of sgd in the embedding step.")
-@click.option("--seenmask-epochs", type=int, help="Of the seenmask step.")
-@click.option("--seenmask-learning-rate", type=float, help="Of the seenmask step.")
+@click.option(
+    "--seenmask",
+    type=click.Choice(["statistics", "linear"]),
+    help="A regression on how well a place looks known, or the thesis'.  [default: statistics]",
+)
+@click.option("--seenmask-epochs", type=int, help="Of a linear seenmask.")
+@click.option("--seenmask-learning-rate", type=float, help="Of a linear seenmask.")
 @click.option("--seed", type=int, help="Of every random choice.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
 @click.option("--quiet", is_flag=True, help="No progress.")

@@ -113,9 +113,15 @@ class TrainConfig:
         resize: False leaves frames at their own size in training and evaluation; bundles still
             resize to `long_side`.
         crop_hw: Size of the crops that augmentation makes; multiples of the stride.
-        balance_seenmask: Weigh seen and unseen pixels equally in the seenmask's loss.
+        seenmask: "statistics": a regression on numbers that tell how well a node looks known, with
+            an operating point (`szn_train.seenmask_fit`); or "linear", the thesis' 1x1 convolution,
+            trained in the second step.
+        hold_share: Share of the training images, none with a class of U, that both steps leave out
+            and on which the operating point of "statistics" is chosen.
+        seenmask_drop: Points of train_seen mIoU that the operating point may cost on those.
+        balance_seenmask: Weigh seen and unseen pixels equally in the loss of a linear seenmask.
         embedding_step: FCN and embedding head.
-        seenmask_step: Seenmask head.
+        seenmask_step: Linear seenmask head.
         precision: "fp32"; "bf16" or, on GPUs, "fp16" for mixed precision.
         seed: Of every random choice.
     """
@@ -144,6 +150,9 @@ class TrainConfig:
     long_side: int = 512
     resize: bool = True
     crop_hw: tuple[int, int] = (320, 320)
+    seenmask: Literal["statistics", "linear"] = "statistics"
+    hold_share: float = 0.125
+    seenmask_drop: float = 1.5
     balance_seenmask: bool = False
     embedding_step: StepConfig = field(default_factory=lambda: StepConfig(epochs=30))
     seenmask_step: StepConfig = field(
@@ -163,11 +172,14 @@ class TrainConfig:
             raise UsageError(
                 "exposure is about cosines", got=f"loss {self.loss!r}", expected="cosine, cosine_ce"
             )
+        _check("hold_share", self.hold_share, 0 < self.hold_share <= 0.5, "in (0, 0.5]")
+        _check("seenmask_drop", self.seenmask_drop, 0 <= self.seenmask_drop < math.inf, "0 or more")
         _check("seed", self.seed, 0 <= self.seed < 2**32, "0 to 4294967295")
         fits = all(n > 0 and n % self.stride == 0 for n in self.crop_hw)
         _check("crop_hw", self.crop_hw, fits, f"two multiples of the stride {self.stride}")
         _one_of("dataset", self.dataset, ("folder", "voc", "context"))
         _one_of("loss", self.loss, ("cosine", "mse", "cosine_ce", "cross_entropy"))
+        _one_of("seenmask", self.seenmask, ("statistics", "linear"))
         _one_of("reduction", self.reduction, ("mean", "sum"))
         if self.loss == "cross_entropy" and self.embeddings != "one-hot":
             raise UsageError(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from szn_runtime.geometry import GridGeometry
 from szn_train.backbones import Backbone
+from szn_train.seenmask_head import StatisticalSeenmask
 
 __all__ = ["Grids", "SeenmaskZeroShotNetwork", "interpolation_matrix", "upsample"]
 
@@ -35,6 +36,9 @@ class SeenmaskZeroShotNetwork(nn.Module):
     The fixed bilinear upsampling is not part of the module: it carries no weights, and losses and
     inference apply it where they need it (`upsample`, `szn_runtime.sei`).
 
+    The seenmask head is a convolution of the features, the thesis' own, until it is replaced by a
+    `StatisticalSeenmask`, which reads the embedding too.
+
     Args:
         backbone: The FCN.
         dim: Dimensions j of the embedding.
@@ -48,10 +52,11 @@ class SeenmaskZeroShotNetwork(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.embedding_head = nn.Conv2d(backbone.info.channels, dim, kernel_size=1)
-        self.seenmask_head = nn.Conv2d(backbone.info.channels, 2, kernel_size=1)
-        for head in (self.embedding_head, self.seenmask_head) if head_init == "small" else ():
+        linear = nn.Conv2d(backbone.info.channels, 2, kernel_size=1)
+        for head in (self.embedding_head, linear) if head_init == "small" else ():
             nn.init.normal_(head.weight, std=0.01)
             nn.init.zeros_(head.bias)  # type: ignore[arg-type]
+        self.seenmask_head: nn.Conv2d | StatisticalSeenmask = linear
 
     @property
     def geometry(self) -> GridGeometry:
@@ -61,7 +66,10 @@ class SeenmaskZeroShotNetwork(nn.Module):
     def forward(self, frames: Tensor) -> Grids:
         """Normalised frames (N, 3, H, W) to grids; H and W are multiples of the stride."""
         features = self.backbone(frames)  # (N, C, h, w)
-        return Grids(self.embedding_head(features), self.seenmask_head(features))
+        embedding = self.embedding_head(features)
+        if isinstance(self.seenmask_head, StatisticalSeenmask):
+            return Grids(embedding, self.seenmask_head(features, embedding))
+        return Grids(embedding, self.seenmask_head(features))
 
 
 def interpolation_matrix(nodes: int, pixels: int, stride: float, offset: float) -> Tensor:

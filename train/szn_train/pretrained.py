@@ -7,7 +7,8 @@ Three kinds of state dicts are known by their names:
   the configuration's pixels "caffe".
 - `conv1_1.weight` ... `fc6.weight`, `score_fr.weight`: FCN-32s of pytorch-fcn and what is converted
   from caffe. The score layer becomes the embedding head where it has as many channels.
-- `backbone. ...`: `model.safetensors` of another run; heads too, where they fit.
+- `backbone. ...`: `model.safetensors` of another run; heads too, where they fit;
+  a seenmask of statistics is fitted anew.
 """
 
 from __future__ import annotations
@@ -174,7 +175,7 @@ def _load_own(network: SeenmaskZeroShotNetwork, state: Mapping[str, Tensor], pat
     heads = []
     for head in ("embedding_head", "seenmask_head"):
         names = [f"{head}.weight", f"{head}.bias"]
-        if all(n in state and state[n].shape == target[n].shape for n in names):
+        if all(n in target and n in state and state[n].shape == target[n].shape for n in names):
             heads.append(head)
             taken |= {n: target[n] for n in names}
     network.load_state_dict({**target, **{name: state[name] for name in taken}})

@@ -27,6 +27,7 @@ _THESIS: Mapping[str, Any] = {
     "pixels": "caffe",
     "head_init": "torch",
     "resize": False,
+    "seenmask": "linear",
     "long_side": 500,  # the longer side of VOC's images, for bundles
     "embedding_step": {"epochs": 30, "batch_size": 1, "learning_rate": 1e-5, "bias_rate": 2.0},
     "seenmask_step": {"epochs": 10, "batch_size": 1, "learning_rate": 1e-3, "bias_rate": 2.0},

@@ -13,6 +13,7 @@ from szn_train.checkpoint import load_label_space, load_weights, read_json
 from szn_train.classes import ClassSplit
 from szn_train.config import TrainConfig
 from szn_train.model import SeenmaskZeroShotNetwork
+from szn_train.seenmask_head import StatisticalSeenmask
 from szn_train.semantic import LabelSpace
 
 __all__ = ["Run", "build_network", "class_split", "open_run", "saved_config"]
@@ -45,7 +46,7 @@ def open_run(folder: Path) -> Run:
     """
     config, class_names = saved_config(folder)
     split = class_split(config, class_names)
-    network = build_network(config, weights="none")
+    network = build_network(config, split, weights="none")
     weights = load_weights(folder / "model.safetensors")
     try:
         network.load_state_dict(weights)
@@ -68,7 +69,8 @@ def saved_config(folder: Path) -> tuple[TrainConfig, tuple[str, ...]]:
     config, names = saved.get("config"), saved.get("class_names")
     if not isinstance(config, dict) or not isinstance(names, list):
         raise TrainingError(f"{path} is damaged", expected="'config' and 'class_names'")
-    return TrainConfig.from_dict(config), tuple(map(str, names))
+    # runs that do not say were made when there was no other
+    return TrainConfig.from_dict({"seenmask": "linear", **config}), tuple(map(str, names))
 
 
 def class_split(config: TrainConfig, class_names: tuple[str, ...]) -> ClassSplit:
@@ -81,12 +83,18 @@ def class_split(config: TrainConfig, class_names: tuple[str, ...]) -> ClassSplit
     )
 
 
-def build_network(config: TrainConfig, *, weights: Weights = "none") -> SeenmaskZeroShotNetwork:
+def build_network(
+    config: TrainConfig, split: ClassSplit, *, weights: Weights = "none"
+) -> SeenmaskZeroShotNetwork:
     """The network of a configuration, channels last, which is faster on CPUs.
+
+    Its seenmask is one of statistics if the configuration says so and there is a class to fit it
+    on; it has to be fitted or loaded.
 
     Raises:
         TrainingError: If the configuration does not go with its backbone, or the weights cannot be
             had.
+        InputError: If statistics are to tell unseen from a single label of train_seen.
     """
     backbone = create_backbone(
         config.backbone,
@@ -96,4 +104,11 @@ def build_network(config: TrainConfig, *, weights: Weights = "none") -> Seenmask
         pixels=config.pixels,
     )
     network = SeenmaskZeroShotNetwork(backbone, config.dim, config.head_init)
+    if config.seenmask == "statistics" and split.train_unseen:
+        network.seenmask_head = StatisticalSeenmask.unfitted(
+            channels=backbone.info.channels,
+            dim=config.dim,
+            labels=len(split.train_seen),
+            scale=config.similarity_scale,
+        )
     return network.to(memory_format=torch.channels_last)

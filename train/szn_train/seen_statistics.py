@@ -204,12 +204,12 @@ def fit_statistics(
     x *= feature_scale
     mean = (weights.T.astype(np.float32) @ x)[0]  # (C,)
     x -= mean
-    weighted = x * weights.astype(np.float32)
-    covariance = weighted.T @ x  # (C, C)
-    del weighted
+    root = np.sqrt(weights).astype(np.float32)
+    x *= root  # in place: no array is larger
+    covariance = x.T @ x  # (C, C)
     _, vectors = np.linalg.eigh(covariance.astype(np.float64))
     basis = vectors[:, ::-1][:, :components].T  # (D, C), the largest first
-    y = (x @ basis.T.astype(np.float32)).astype(np.float64)  # (P, D)
+    y = (x @ basis.T.astype(np.float32)).astype(np.float64) / root  # (P, D)
     means = np.stack([y[labels == k].mean(axis=0) for k in known])  # (known, D)
     inner = y - means[np.searchsorted(known, labels)]
     within = _shrunk((inner * weights).T @ inner)

@@ -18,7 +18,7 @@ from szn_train.batches import Batches
 from szn_train.checkpoint import load_checkpoint, save_label_space, save_weights, write_json
 from szn_train.classes import ClassSplit
 from szn_train.config import StepConfig, TrainConfig
-from szn_train.datasets import Dataset, open_dataset, select
+from szn_train.datasets import Dataset, Selection, open_dataset, select
 from szn_train.history import History
 from szn_train.model import SeenmaskZeroShotNetwork
 from szn_train.objectives import Objective, embedding_objective, seenmask_objective
@@ -26,6 +26,7 @@ from szn_train.pretrained import load_pretrained
 from szn_train.processes import Processes
 from szn_train.progress import Progress
 from szn_train.run import Run, build_network, class_split, open_run
+from szn_train.seenmask_fit import LEAST_HELD, fit_seenmask
 from szn_train.semantic import LabelSpace, label_space
 from szn_train.step import TrainingStep
 from szn_train.transforms import augmented, plain, preprocess_of
@@ -36,6 +37,9 @@ __all__ = ["train"]
 
 def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool = False) -> Run:
     """Run both steps, or go on where a run stopped.
+
+    A seenmask of statistics is fitted after the first step, by the first process; a run that was
+    stopped meanwhile fits it again.
 
     Under `torchrun` or `accelerate launch` every process calls this with the same arguments and
     the same folder, which they must share; the first one writes and prints.
@@ -50,8 +54,9 @@ def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool
 
     Raises:
         InputError: If the data cannot be used.
-        TrainingError: If the loss is not finite, memory or disk are full, or the checkpoint is
-            missing, damaged or of another configuration.
+        TrainingError: If there are too few images or cells for a seenmask of statistics, the loss
+            is not finite, memory or disk are full, or the checkpoint is missing, damaged or of
+            another configuration.
     """
     processes = Processes(config.precision)
     if not processes.is_main:
@@ -62,7 +67,11 @@ def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool
     split = class_split(config, dataset.class_names)
     if config.embeddings == "one-hot":
         config = replace(config, dim=len(split.labels))
-    selection = select(dataset, split)
+    fits = config.seenmask == "statistics" and bool(split.train_unseen)
+    share = config.hold_share if fits else 0.0
+    selection = select(dataset, split, hold_share=share, seed=config.seed)
+    if fits:
+        _check_held(selection, config.hold_share)
     for line in selection.lines(split):
         progress.line(line)
     space = label_space(split.labels, source=config.embeddings, dim=config.dim)
@@ -79,7 +88,7 @@ def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool
     checkpoint = _checkpoint(folder, facts) if resume else None
     starts = "none" if checkpoint else config.weights
     torch.manual_seed(config.seed)
-    network = build_network(config, weights="imagenet" if starts == "imagenet" else "none")
+    network = build_network(config, split, weights="imagenet" if starts == "imagenet" else "none")
     if starts not in {"imagenet", "none"}:
         progress.line(load_pretrained(network, Path(starts)))
     if checkpoint is not None:
@@ -105,7 +114,9 @@ def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool
         )
         exposed = selection.seenmask_ids if config.exposure else selection.embedding_ids
         steps.embedding(exposed, space)
-        if split.train_unseen:
+        if fits:
+            steps.fit(selection, space)
+        elif split.train_unseen:
             steps.seenmask(selection.seenmask_ids, selection.pixels)
     if processes.is_main:
         save_weights(folder / "model.safetensors", network.state_dict())
@@ -143,6 +154,31 @@ class _Steps:
         )
         score = self.validation.embedding if self.validation else None
         self._run(step, self.config.embedding_step, ids, objective, score)
+
+    def fit(self, selection: Selection, space: LabelSpace) -> None:
+        """Seenmask of statistics; the first process fits it, and only that one has it then."""
+        if not self.processes.is_main:
+            return
+        config, network = self.config, self.network.eval()
+        kept = set(selection.embedding_ids)
+        found = fit_seenmask(
+            network,
+            self.dataset,
+            self.split,
+            space,
+            train_ids=selection.seenmask_ids,
+            taught_ids=[i for i in selection.seenmask_ids if i not in kept],
+            hold_ids=selection.hold_ids,
+            transform=plain(
+                preprocess_of(network.backbone.info, config.long_side), resize=config.resize
+            ),
+            scale=config.similarity_scale,
+            drop=config.seenmask_drop,
+            seed=config.seed,
+            progress=self.progress,
+        )
+        network.seenmask_head = found.head.to(self.processes.device)
+        self.progress.line(found.line())
 
     def seenmask(self, ids: tuple[str, ...], pixels: NDArray[np.int64]) -> None:
         """Seenmask head on the frozen FCN and some images; `pixels` a label balance the loss."""
@@ -204,6 +240,21 @@ class _Steps:
             self.progress,
             weight=objective.weight,
             score=score,
+        )
+
+
+def _check_held(selection: Selection, share: float) -> None:
+    """Refuse to choose an operating point on next to nothing.
+
+    Raises:
+        TrainingError: If too few images were held out.
+    """
+    if len(selection.hold_ids) < LEAST_HELD:
+        raise TrainingError(
+            "images held out to choose the seenmask's operating point on",
+            got=f"{len(selection.hold_ids)}, with hold_share {share:g}",
+            expected=f"{LEAST_HELD} or more",
+            fix="give --seenmask linear, raise hold_share in a preset, or add images",
         )
 
 

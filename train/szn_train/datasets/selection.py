@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,10 @@ from szn_train.classes import VOID, ClassSplit
 from szn_train.datasets.base import Dataset
 from szn_train.datasets.void_free import VoidFreeDataset
 
-__all__ = ["Selection", "choose", "select", "value_counts"]
+__all__ = ["Selection", "choose", "hold_out", "select", "value_counts"]
+
+_MOST_HELD = 2000
+"""Images that are held out of the largest data sets: more tell nothing new."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,6 +32,7 @@ class Selection:
         dropped_empty: Number of images with void pixels only.
         dropped_void: Number of images that the data set left out for having any void pixel.
         pixels: Of shape (labels,): pixels per label over the whole split.
+        hold_ids: Images without a class of U that neither step trains on.
     """
 
     embedding_ids: tuple[str, ...]
@@ -36,6 +41,7 @@ class Selection:
     dropped_empty: int
     pixels: NDArray[np.int64]
     dropped_void: int = 0
+    hold_ids: tuple[str, ...] = ()
 
     def facts(self, split: ClassSplit) -> dict[str, object]:
         """Plain values for the run folder and the console."""
@@ -43,6 +49,7 @@ class Selection:
             "tuple": list(split.sizes),
             "embedding_images": len(self.embedding_ids),
             "seenmask_images": len(self.seenmask_ids),
+            "hold": list(self.hold_ids),
             "dropped_unseen": self.dropped_unseen,
             "dropped_empty": self.dropped_empty,
             "dropped_void": self.dropped_void,
@@ -52,7 +59,9 @@ class Selection:
     def lines(self, split: ClassSplit) -> tuple[str, ...]:
         """What was kept and dropped at each step, and the pixels of each label, for the console."""
         dropped_train_unseen = len(self.seenmask_ids) - len(self.embedding_ids)
-        total = len(self.seenmask_ids) + self.dropped_unseen + self.dropped_empty
+        total = (
+            len(self.seenmask_ids) + len(self.hold_ids) + self.dropped_unseen + self.dropped_empty
+        )
         labelled = max(int(self.pixels.sum()), 1)
         width = max(map(len, split.labels))
         return (
@@ -65,6 +74,7 @@ class Selection:
             f"{self.dropped_unseen} with a class of U, {self.dropped_empty} all void"
             if split.train_unseen
             else "seenmask: not trained, as train_unseen is empty",
+            *((f"held out of both: {len(self.hold_ids)} images",) if self.hold_ids else ()),
             *(
                 f"  {name:{width}} {count:>13,} pixels {100 * count / labelled:5.1f} % "
                 f"{split.role(name)}"
@@ -73,18 +83,27 @@ class Selection:
         )
 
 
-def select(dataset: Dataset, split: ClassSplit) -> Selection:
+def select(
+    dataset: Dataset, split: ClassSplit, *, hold_share: float = 0.0, seed: int = 0
+) -> Selection:
     """Choose the images for both steps from the classes that their masks show.
 
     Void pixels never drop an image. Every mask and every image size is checked on the way, so
     that bad data is found before hours are spent.
+
+    Args:
+        dataset: Where the images come from.
+        split: The classes.
+        hold_share: Share of the images that is held out of both steps (`hold_out`).
+        seed: Of their choice.
 
     Raises:
         InputError: If a mask is bad, or no image is left for a step that is needed.
     """
     counts = {image_id: value_counts(dataset.pair(image_id)[1]) for image_id in dataset.ids}
     dropped = dataset.dropped if isinstance(dataset, VoidFreeDataset) else 0
-    return choose(dataset, split, counts, dropped_void=dropped)
+    chosen = choose(dataset, split, counts, dropped_void=dropped)
+    return hold_out(chosen, split, counts, hold_share, seed) if hold_share else chosen
 
 
 def value_counts(mask: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -146,4 +165,52 @@ def choose(
         dropped_empty=dropped_empty,
         dropped_void=dropped_void,
         pixels=pixels,
+    )
+
+
+def hold_out(
+    selection: Selection,
+    split: ClassSplit,
+    counts: Mapping[str, NDArray[np.int64]],
+    share: float,
+    seed: int,
+) -> Selection:
+    """Hold images out of both steps, about the same share of those of every label.
+
+    The rarest labels choose first. Of no label more than half of the images are taken, in neither
+    step, so that each keeps what it is taught with.
+
+    Args:
+        selection: Of both steps.
+        split: The classes.
+        counts: Image id to the `value_counts` of its mask.
+        share: Of each label's images, in (0, 0.5].
+        seed: Of the choice.
+    """
+    values = [split.names.index(name) for name in split.labels]
+    ids = selection.seenmask_ids
+    shows = np.array([counts[image_id][values] > 0 for image_id in ids])  # (images, labels)
+    in_first = np.isin(ids, selection.embedding_ids)
+    steps = (shows, shows & in_first[:, None])
+    most = [step.sum(axis=0) // 2 for step in steps]
+    taken = [np.zeros(len(values), np.int64) for _ in steps]
+    held = np.zeros(len(ids), np.bool_)
+    share = min(share, _MOST_HELD / len(ids))
+    order = np.random.default_rng(seed).permutation(len(ids))
+    totals = shows.sum(axis=0)
+    for label in np.argsort(totals, kind="stable").tolist():
+        wanted = math.floor(share * totals[label] + 0.5)
+        for row in order[shows[order, label]].tolist():
+            if taken[0][label] >= wanted:
+                break
+            after = [sums + step[row] for sums, step in zip(taken, steps, strict=True)]
+            keeps = all((sums <= limit).all() for sums, limit in zip(after, most, strict=True))
+            if keeps and not held[row]:
+                held[row], taken = True, after
+    names = {ids[row] for row in np.flatnonzero(held).tolist()}
+    return replace(
+        selection,
+        embedding_ids=tuple(i for i in selection.embedding_ids if i not in names),
+        seenmask_ids=tuple(i for i in ids if i not in names),
+        hold_ids=tuple(i for i in ids if i in names),
     )
