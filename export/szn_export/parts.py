@@ -13,7 +13,7 @@ from szn_export.draft import Draft
 from szn_export.gate import Budget, Reference
 from szn_export.measuring import Runner, measure
 from szn_export.report import Row
-from szn_export.split import FEATURES, PARTS, sizes_of, split_onnx
+from szn_export.split import FEATURES, PARTS, inputs_of, sizes_of, split_onnx
 from szn_export.to_onnx import EMBEDDING, FRAMES, SEENMASK
 from szn_runtime.backends import Backend, BackendOptions, Grids
 from szn_runtime.backends.base import check_frames
@@ -52,6 +52,7 @@ class PartsBackend(Backend):
 
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = self.threads = options.cpu_threads
+        self._inputs = {name: inputs_of(part) for name, part in parts.items()}
         self._sessions = {
             name: ort.InferenceSession(part, settings, providers=[self.provider])
             for name, part in parts.items()
@@ -61,8 +62,9 @@ class PartsBackend(Backend):
         """Run trunk and heads; see `Backend.infer`."""
         check_frames(frames)
         tensors: dict[str, Any] = {FRAMES: frames}
-        for name, (start, end) in PARTS.items():
-            (tensors[end],) = self._sessions[name].run([end], {start: tensors[start]})
+        for name, end in PARTS.items():
+            feed = {start: tensors[start] for start in self._inputs[name]}
+            (tensors[end],) = self._sessions[name].run([end], feed)
         return Grids(embedding=tensors[EMBEDDING], seenmask=tensors[SEENMASK])
 
     def close(self) -> None:
@@ -124,8 +126,8 @@ def _add_engines(
     frames = settings.profile(draft.manifest.preprocess)
     grids = _grid_profile(parts["fcn"], frames)
     channels = {FRAMES: 3, FEATURES: grids.min[1], EMBEDDING: draft.manifest.dim, SEENMASK: 2}
-    for name, (start, end) in PARTS.items():
-        part = parts[name]
+    for name, end in PARTS.items():
+        part, starts = parts[name], inputs_of(parts[name])
         if precision == "fp16":
             part = to_fp16(part)
             check_onnx(part, source=f"{name}.fp16.onnx")
@@ -136,8 +138,10 @@ def _add_engines(
             draft.manifest,
             settings,
             precision=precision,
-            expected=Expected(inputs={start: channels[start]}, outputs={end: channels[end]}),
-            profile=frames if start == FRAMES else grids,
+            expected=Expected(
+                inputs={start: channels[start] for start in starts}, outputs={end: channels[end]}
+            ),
+            profile=frames if FRAMES in starts else grids,
             progress=progress.line,
         )
         file = f"{name}.{precision}.engine"

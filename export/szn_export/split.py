@@ -10,7 +10,7 @@ from szn_runtime.errors import ExportError
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["FEATURES", "PARTS", "Sizes", "sizes_of", "split_onnx"]
+__all__ = ["FEATURES", "PARTS", "Sizes", "inputs_of", "sizes_of", "split_onnx"]
 
 Sizes = tuple[int, int, int, int]
 """N, C, H, W."""
@@ -18,12 +18,8 @@ Sizes = tuple[int, int, int, int]
 FEATURES = "features"
 """Name of the tensor between trunk and heads, (N, C, h, w) float32."""
 
-PARTS = {
-    "fcn": (FRAMES, FEATURES),
-    "embedding_head": (FEATURES, EMBEDDING),
-    "seenmask_head": (FEATURES, SEENMASK),
-}
-"""Each part's input and output."""
+PARTS = {"fcn": FEATURES, "embedding_head": EMBEDDING, "seenmask_head": SEENMASK}
+"""Each part's output, in the order in which they run."""
 
 
 def split_onnx(model: bytes) -> dict[str, bytes]:
@@ -33,8 +29,8 @@ def split_onnx(model: bytes) -> dict[str, bytes]:
         model: What `onnx_from_network` gives.
 
     Returns:
-        Part to ONNX file: `fcn` from frames to features, then a head each. Run one after the other
-        they compute what the whole does.
+        Part to ONNX file: `fcn` from frames to features, then a head each, of which the seenmask's
+        may read the embedding too. Run one after the other they compute what the whole does.
 
     Raises:
         ExportError: If the heads do not begin at one tensor.
@@ -43,22 +39,37 @@ def split_onnx(model: bytes) -> dict[str, bytes]:
 
     whole = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(model))
     made_by = {name: node for node in whole.graph.node for name in node.output}
-    inputs = {made_by[name].input[0] for name in (EMBEDDING, SEENMASK)}
-    if len(inputs) != 1:
+    features = made_by[EMBEDDING].input[0]
+    read = _read(made_by, SEENMASK, {features, EMBEDDING})
+    if features not in read or not read <= {features, EMBEDDING}:
         raise ExportError(
-            "the graph cannot be split: its heads do not begin at one tensor", got=sorted(inputs)
+            "the graph cannot be split: its heads do not begin at one tensor",
+            got=sorted(read),
+            expected=features,
         )
-    _rename(whole, inputs.pop(), FEATURES)
+    _rename(whole, features, FEATURES)
     extractor = onnx.utils.Extractor(whole)
+    starts = {
+        "fcn": [FRAMES],
+        "embedding_head": [FEATURES],
+        "seenmask_head": [FEATURES, EMBEDDING] if EMBEDDING in read else [FEATURES],
+    }
     parts = {}
-    for name, (start, end) in PARTS.items():
-        part = extractor.extract_model([start], [end])
+    for name, end in PARTS.items():
+        part = extractor.extract_model(starts[name], [end])
         del part.graph.value_info[:]
         _name_dimensions(part)
         part.graph.name = name
         onnx.checker.check_model(part, full_check=True)
         parts[name] = bytes(part.SerializeToString(deterministic=True))
     return parts
+
+
+def inputs_of(part: bytes) -> tuple[str, ...]:
+    """Names of what a part reads."""
+    import onnx
+
+    return tuple(value.name for value in onnx.load_model_from_string(part).graph.input)
 
 
 def sizes_of(part: bytes, sizes: Sizes) -> Sizes:
@@ -79,6 +90,23 @@ def sizes_of(part: bytes, sizes: Sizes) -> Sizes:
     if min(n, c, h, w) < 1:
         raise ExportError("the output's size does not follow from the graph", got=(n, c, h, w))
     return n, c, h, w
+
+
+def _read(made_by: dict[str, onnx.NodeProto], output: str, stops: set[str]) -> set[str]:
+    """Tensors of `stops` that an output depends on, and the graph's inputs if it passes them by."""
+    read: set[str] = set()
+    seen: set[str] = set()
+    pending = [output]
+    while pending:
+        name = pending.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if name in stops or name == FRAMES:
+            read.add(name)
+        elif name in made_by:
+            pending += made_by[name].input
+    return read
 
 
 def _rename(model: onnx.ModelProto, old: str, new: str) -> None:

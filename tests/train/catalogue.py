@@ -154,6 +154,27 @@ def tiny_config(data: Path, words: Path, **changes: Any) -> TrainConfig:
     return TrainConfig(**{**values, **changes})
 
 
+def many_scenes(copies: int = 6) -> dict[str, dict[str, Pair]]:
+    """Those of `SCENES` several times with other shapes and noise: enough to fit a seenmask on."""
+    return {
+        split: {
+            f"{name}-{copy}": scene(*shown, seed=100 * copy + row)
+            for copy in range(copies)
+            for row, (name, shown) in enumerate(ids.items())
+        }
+        for split, ids in SCENES.items()
+    }
+
+
+def statistical_config(folder: Path, **changes: Any) -> TrainConfig:
+    """A run on `many_scenes`, written into `folder`, with a seenmask of statistics."""
+    data = write_dataset(folder / "data", many_scenes())
+    words = write_words(folder / "words.txt")
+    values = {"weights": "imagenet", "stride": 16, "seenmask": "statistics", "hold_share": 0.25}
+    step = StepConfig(epochs=2, batch_size=6, learning_rate=1e-3)
+    return tiny_config(data, words, **{"embedding_step": step, **values, **changes})
+
+
 def train_tiny(folder: Path, **changes: Any) -> Run:
     """Write the data set and the words into `folder` and train a run there."""
     data = write_dataset(folder / "data")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from szn_runtime.errors import InputError
-from szn_train.cells import cell_labels, smoothed
+from szn_train.cells import cell_labels, node_labels, smoothed
 from szn_train.classes import VOID
 
 
@@ -33,6 +33,20 @@ def test_what_cells_cannot_be_made_of() -> None:
         cell_labels(np.zeros((6, 8), np.uint8), 4)
     with pytest.raises(InputError, match="purity of a cell: got 0"):
         cell_labels(np.zeros((8, 8), np.uint8), 4, purity=0)
+
+
+def test_nodes_may_begin_outside_the_target() -> None:
+    target = np.arange(24, dtype=np.uint8).reshape(4, 6).repeat(4, axis=0).repeat(4, axis=1)
+    # same-padded: a node in the centre of each cell
+    assert np.array_equal(node_labels(target, (4, 6), 4, 1.5), cell_labels(target, 4))
+    # caffe's pad: the first node stands 4 pixels earlier, past the border
+    early = node_labels(target, (5, 7), 4, -2.5)
+    assert np.array_equal(early[1:, 1:], cell_labels(target, 4))
+    assert (early[0] == VOID).all()
+    assert (early[:, 0] == VOID).all()
+    # and two pixels later: half of each cell is the next one's
+    assert (node_labels(target, (4, 6), 4, 3.5) == VOID).all()
+    assert node_labels(target, (3, 5), 4, 5.5).tolist() == cell_labels(target, 4)[1:, 1:].tolist()
 
 
 @given(st.integers(1, 6), st.integers(1, 6), st.sampled_from([1, 3, 5]), st.integers(0, 2**32 - 1))

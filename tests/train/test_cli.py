@@ -42,6 +42,7 @@ def preset(tmp_path: Path) -> Path:
         weights = "none"
         embeddings = "{words}"
         dim = 4
+        seenmask = "linear"
         long_side = 64
         [embedding_step]
         epochs = 7
@@ -348,11 +349,19 @@ def test_voc_is_checked_trained_on_and_evaluated(tmp_path: Path) -> None:
     result = run_train(*options, "--check-data")
     assert result.exit_code == 0, result.output
     assert "classes (17, 2, 2), 10 images" in result.output
-    result = run_train(
-        *options, "--out", out, "--weights", "none", "--long-side", 48, "--epochs", 1,
+    options += [
+        "--out", out, "--weights", "none", "--long-side", 48, "--epochs", 1,
         "--seenmask-epochs", 1,
-    )  # fmt: skip
+    ]  # fmt: skip
+    result = run_train(*options)
+    assert result.exit_code == 1
+    assert "operating point on: got 1, with hold_share 0.125, expected 8 or more" in one_line(
+        result
+    )
+    assert not out.exists()
+    result = run_train(*options, "--seenmask", "linear")
     assert result.exit_code == 0, result.output
+    assert read_json(out / "config.json")["config"]["seenmask"] == "linear"
     assert read_json(out / "config.json")["class_names"] == list(VOC_CLASSES)
     assert read_json(out / "eval-val.json")["images"] == len(trees.VAL)
     again = CliRunner().invoke(eval_main, [str(out), "--quiet", "--split", "voc-trainval"])

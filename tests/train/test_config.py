@@ -85,6 +85,12 @@ def test_a_step_that_makes_no_sense_is_refused(key: str, bad: Any, expected: str
         ("balance_seenmask", 1, "true or false"),
         ("exposure", -0.5, "0 or more"),
         ("exposure", float("inf"), "0 or more"),
+        ("seenmask", "perfect", "statistics or linear"),
+        ("hold_share", 0.0, r"in \(0, 0.5\]"),
+        ("hold_share", 0.6, r"in \(0, 0.5\]"),
+        ("hold_share", "few", "a number"),
+        ("seenmask_drop", -1.0, "0 or more"),
+        ("seenmask_drop", float("inf"), "0 or more"),
     ],
 )
 def test_a_run_that_makes_no_sense_is_refused(key: str, bad: Any, expected: str) -> None:
@@ -190,6 +196,15 @@ def test_every_preset_makes_a_network(name: str) -> None:
     nodes = -(-(side + 198) // 32) - 6 if caffe else side // config.stride
     assert grids.embedding.shape == (1, config.dim, nodes, nodes)
     assert grids.seenmask.shape == (1, 2, nodes, nodes)
+
+
+def test_the_thesis_has_its_own_seenmask() -> None:
+    assert TrainConfig.from_dict({"data": "d"}).seenmask == "statistics"
+    assert TrainConfig.from_dict({"data": "d", "protocol": "thesis"}).seenmask == "linear"
+    for names in ("thesis", "szn-mini,thesis", "voc-17-2-2,thesis"):
+        assert TrainConfig.from_dict({**load_presets(names), "data": "d"}).seenmask == "linear"
+    config = TrainConfig.from_dict({**load_preset("szn-mini"), "data": "d"})
+    assert (config.seenmask, config.hold_share, config.seenmask_drop) == ("statistics", 0.125, 1.5)
 
 
 def test_the_thesis_preset_is_the_thesis_protocol() -> None:

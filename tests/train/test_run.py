@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 
 from szn_runtime.errors import InputError, TrainingError, UsageError
 from szn_train.checkpoint import load_weights, save_label_space, save_weights
+from szn_train.classes import ClassSplit
 from szn_train.run import Run, build_network, open_run, saved_config
 from szn_train.semantic import LabelSpace, label_space
 from tests.train import catalogue
@@ -58,6 +60,34 @@ def test_a_run_is_opened_for_use(finished: Path) -> None:
 def test_a_network_is_channels_last(finished: Path) -> None:
     weight = open_run(finished).network.get_parameter("backbone.body.network.conv_stem.weight")
     assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_run_that_names_no_seenmask_has_a_linear_one(folder: Path) -> None:
+    path = folder / "config.json"
+    saved = json.loads(path.read_text())
+    for key in ("seenmask", "hold_share", "seenmask_drop"):
+        del saved["config"][key]
+    path.write_text(json.dumps(saved))
+    run = open_run(folder)
+    assert run.config.seenmask == "linear"
+    assert isinstance(run.network.seenmask_head, torch.nn.Conv2d)
+
+
+def test_a_seenmask_of_statistics_has_the_shapes_of_its_run(finished: Path) -> None:
+    config, _ = saved_config(finished)
+    other = dataclasses.replace(config, seenmask="statistics")
+    network = build_network(other, catalogue.SPLIT)
+    shapes = {k: tuple(v.shape[:2]) for k, v in network.seenmask_head.state_dict().items()}
+    assert shapes["statistics.labels"] == (3, 4)
+    assert shapes["statistics.basis"] == (64, 1280)
+    assert shapes["statistics.class_means"] == (3, 64)
+    with torch.inference_mode():
+        grids = network.eval()(torch.randn(1, 3, 64, 96))
+    assert grids.seenmask.shape == (1, 2, 2, 3)
+    assert (grids.seenmask[:, 1] > grids.seenmask[:, 0]).all()  # seen, until it is fitted
+    # without a class to fit it on it is the thesis'
+    none = ClassSplit(names=CLASSES, void=("rock",), unseen=("sheep",))
+    assert isinstance(build_network(other, none).seenmask_head, torch.nn.Conv2d)
 
 
 @pytest.mark.parametrize("dim", [2, 7])

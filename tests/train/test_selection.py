@@ -149,3 +149,31 @@ def test_images_that_a_data_set_dropped_for_void_are_counted(tmp_path: Path) -> 
     assert selection.embedding_ids == ("a",)
     assert selection.dropped_void == 1
     assert selection.lines(split)[0] == "classes (6, 0, 0), 2 images, 1 dropped for void pixels"
+
+
+def test_images_are_held_out_of_every_label_and_never_too_many(tmp_path: Path) -> None:
+    root = catalogue.write_dataset(tmp_path / "data", catalogue.many_scenes(6))
+    dataset = FolderDataset(root=root, split="train")
+    whole = select(dataset, SPLIT)
+    held = select(dataset, SPLIT, hold_share=0.25, seed=1)
+    assert sorted(held.seenmask_ids + held.hold_ids) == sorted(whole.seenmask_ids)
+    assert set(held.embedding_ids) == set(whole.embedding_ids) - set(held.hold_ids)
+    assert 0.2 * 48 <= len(held.hold_ids) <= 0.35 * 48
+    shown = {i: SCENES["train"][i.split("-")[0]] for i in held.hold_ids}
+    for name, images in (("grass", 30), ("sky", 30), ("cow", 30), ("boat", 12)):
+        count = sum(name in names for names in shown.values())
+        assert count >= round(0.25 * images)
+        assert count <= images // 2
+    assert not any("sheep" in names for names in shown.values())
+    assert select(dataset, SPLIT, hold_share=0.25, seed=1).hold_ids == held.hold_ids
+    assert select(dataset, SPLIT, hold_share=0.25, seed=2).hold_ids != held.hold_ids
+    assert held.facts(SPLIT)["hold"] == list(held.hold_ids)
+    assert f"held out of both: {len(held.hold_ids)} images" in held.lines(SPLIT)
+    assert held.lines(SPLIT)[0] == "classes (3, 1, 1), 60 images"
+
+
+def test_a_label_with_few_images_keeps_them(train_set: FolderDataset) -> None:
+    held = select(train_set, SPLIT, hold_share=0.5)
+    taught = [SCENES["train"][i] for i in held.seenmask_ids]
+    assert sum("boat" in names for names in taught) >= 1
+    assert sum("cow" in SCENES["train"][i] for i in held.embedding_ids) >= 2

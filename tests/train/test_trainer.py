@@ -17,8 +17,10 @@ from szn_runtime.errors import InputError, TrainingError
 from szn_runtime.labels import LabelSet
 from szn_runtime.sei import segment_grid
 from szn_train.batches import Batches
+from szn_train.cells import cell_labels
 from szn_train.checkpoint import load_checkpoint, save_checkpoint
 from szn_train.config import StepConfig, TrainConfig
+from szn_train.datasets import open_dataset
 from szn_train.evaluate import evaluate
 from szn_train.history import History
 from szn_train.model import upsample
@@ -27,6 +29,7 @@ from szn_train.progress import Progress
 from szn_train.run import Run, open_run
 from szn_train.step import TrainingStep
 from szn_train.trainer import train
+from szn_train.transforms import plain, preprocess_of
 from tests.train import catalogue
 
 
@@ -436,3 +439,57 @@ def test_warm_up_and_cosine(done: float, share: float) -> None:
 def test_constant_schedule() -> None:
     step = StepConfig(epochs=1, learning_rate=0.5)
     assert {learning_rate(step, done) for done in (0.0, 0.5, 0.99)} == {0.5}
+
+
+@pytest.fixture(scope="module")
+def statistical(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, Run]:
+    root = tmp_path_factory.mktemp("statistical")
+    config = catalogue.statistical_config(root)
+    return config, train(config, root / "run", progress=Progress(quiet=True))
+
+
+def test_a_seenmask_of_statistics_is_fitted_on_images_that_are_held_out(
+    statistical: tuple[TrainConfig, Run],
+) -> None:
+    config, run = statistical
+    selection = json.loads((run.folder / "selection.json").read_text())
+    held = selection["hold"]
+    assert len(held) >= 8
+    assert selection["seenmask_images"] + len(held) == 48
+    with (run.folder / "history.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["embedding"] * 2
+    dataset = open_dataset(config, Path(config.data), "train")
+    transform = plain(preprocess_of(run.network.backbone.info, config.long_side))
+    seen = run.split.is_member(run.split.train_seen)
+    called: dict[bool, list[float]] = {True: [], False: []}
+    for image_id in held:
+        image, mask = dataset.pair(image_id)
+        frame, target = transform(image, run.split.mask_lookup()[mask])
+        with torch.inference_mode():
+            scores = run.network(frame[None]).seenmask[0].numpy()
+        labels = cell_labels(target.numpy().astype(np.uint8), config.stride)
+        for side in called:
+            cells = (labels != 255) & (np.append(seen, np.zeros(256 - len(seen)))[labels] == side)
+            called[side] += (scores[1] <= scores[0])[cells].tolist()
+    assert np.mean(called[False]) > 0.8  # boats
+    assert np.mean(called[True]) < 0.3
+
+
+@pytest.mark.parametrize("tasks", [1, 2, 3])
+def test_a_run_that_is_killed_while_it_fits_ends_the_same(
+    statistical: tuple[TrainConfig, Run], tmp_path: Path, tasks: int
+) -> None:
+    config, unbroken = statistical
+    with pytest.raises(Killed):
+        train(config, tmp_path, progress=KilledAfter(tasks))
+    assert not (tmp_path / "model.safetensors").exists()
+    resumed = train(config, tmp_path, progress=Progress(quiet=True), resume=True)
+    for name, tensor in weights(resumed).items():
+        assert torch.equal(tensor, weights(unbroken)[name]), name
+
+
+def test_too_few_images_for_an_operating_point(tmp_path: Path) -> None:
+    expected = r"operating point on: got 1, with hold_share 0.125, expected 8 or more; give --seenm"
+    with pytest.raises(TrainingError, match=expected):
+        catalogue.train_tiny(tmp_path, seenmask="statistics")
+    assert not (tmp_path / "run").exists()

@@ -70,11 +70,11 @@ def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool
     fits = config.seenmask == "statistics" and bool(split.train_unseen)
     share = config.hold_share if fits else 0.0
     selection = select(dataset, split, hold_share=share, seed=config.seed)
-    if fits:
-        _check_held(selection, config.hold_share)
     for line in selection.lines(split):
         progress.line(line)
     space = label_space(split.labels, source=config.embeddings, dim=config.dim)
+    if fits:
+        _check_held(selection, config.hold_share)
     if space.explained_variance is not None:
         progress.line(
             f"{space.source}: PCA to {config.dim} dimensions keeps "

@@ -241,7 +241,10 @@ def _add_profile(
     shapes = library.call(f"{library} makes no profile", builder.create_optimization_profile)
 
     def add() -> bool:
-        shapes.set_shape(network.inputs[0].name, profile.min, profile.opt, profile.max)
+        for tensor in network.inputs:  # a head may read two grids of one size
+            channels = tensor.shape[1]
+            ranges = [(n, channels, h, w) for n, _, h, w in (profile.min, profile.opt, profile.max)]
+            shapes.set_shape(tensor.name, *ranges)
         return bool(config.add_optimization_profile(shapes) >= 0)
 
     library.call(f"{library} refuses the range of frames", add)

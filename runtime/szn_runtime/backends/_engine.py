@@ -43,6 +43,8 @@ _USE_TENSORRT = (
 class Profile:
     """Shapes (N, C, H, W) of the input that the engine takes; C is 3 but for the network's heads.
 
+    Of a head with several inputs it is the first; the others have their own number of channels.
+
     Args:
         min: The least of each dimension.
         opt: The shape that it is fastest for.
