@@ -4,7 +4,7 @@
 
 Each draw takes 2 + 2 of the 15 object classes of MSRC-21 for train_unseen and U and splits the
 images anew (`zero_shot_draws.py`). A network is trained by the recipe of szn-mini, then every
-seenmask (`zero_shot_methods.py`) is fitted on its frozen features, and all are scored on the draw's
+seenmask (`zero_shot_names.py`) is fitted on its frozen features, and all are scored on the draw's
 test images by the runtime's SEI. Nothing is chosen by U of the draw. Runs and grids are kept in
 `--runs`: a second start goes on where the first one stopped.
 
@@ -24,7 +24,8 @@ from rich.console import Console
 from run_lock import locked
 from thesis_data import data_folder
 from zero_shot_draws import SEEDS, SPLITS, class_presence, draw_of
-from zero_shot_methods import DEFAULT, Fitting, parse_method
+from zero_shot_methods import Fitting
+from zero_shot_names import DEFAULT, parse_method
 from zero_shot_refit import Refit, label_words, parse_refit, refitted
 from zero_shot_results import evaluate_methods, spreads_and_means, table
 from zero_shot_runs import DrawRuns
@@ -78,7 +79,7 @@ def chosen_refit(text: str | None, words: Path | None) -> Refit | None:
     help="Folder with the data sets.  [default: $SZN_DATA]",
 )
 @click.option("--draws", help="Seeds of the draws, comma separated.  [default: all]")
-@click.option("--methods", help="Comma separated, see zero_shot_methods.py.  [default: all]")
+@click.option("--methods", help="Comma separated, see zero_shot_names.py.  [default: all]")
 @click.option(
     "--recipe",
     default="szn-mini",

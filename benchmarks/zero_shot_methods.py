@@ -1,27 +1,13 @@
 """Ways to tell unseen from seen on the grid of a frozen network, and their operating points.
 
-A method is named `BASE[/WINDOW][@POINT]`, as in `stats/5@1.5`:
-
-    BASE    thesis   the trainer's own seenmask: a 1x1 convolution of the frozen features
-            linear   the same, fitted on cells with every class counting the same
-            stats    logistic regression on `szn_train.seen_statistics`
-            both     the same with `linear`'s logit as one more number
-            gap      largest cosine with a seen label minus that with any other label: what a bias
-                     on seen scores does. Those labels are only known at run time, so it cannot be
-                     in the graph
-    WINDOW  mean over so many nodes squared, 1 if not given
-    POINT   `5%`: the bias that loses at most so many of the held-out seen cells; `1.5`: that costs
-            at most so many points of train_seen mIoU on them. Without one no bias is added.
-
-Everything is fitted on `train` and `hold`, where no image shows a class of U. Statistics of images
-that the network was trained on look too well known, so that seen cells for `stats` and all
-operating points come from `hold` alone; logits there are those of models that were fitted without
-the image.
+`zero_shot_names.py` lists them. Everything is fitted on `train` and `hold`, where no image shows a
+class of U. Statistics of images that the network was trained on look too well known, so that seen
+cells for `stats` and all operating points come from `hold` alone; logits there are those of models
+that were fitted without the image. `stats@1.5` is what `szn_train.seenmask_fit` does in training.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,71 +15,25 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from zero_shot_names import Method
 from zero_shot_runs import Cells
 
 from szn_runtime.errors import UsageError
 from szn_train.calibration import class_balance, lost_share, recall_at, roc_auc, seen_bias
 from szn_train.cells import smoothed
 from szn_train.classes import VOID, ClassSplit
-from szn_train.logistic import Logistic, fit_logistic
-from szn_train.metrics import confusion_matrix, scores
+from szn_train.logistic import Logistic
 from szn_train.seen_statistics import STATISTICS, SeenStatistics, fit_statistics
+from szn_train.seenmask_fit import SeenCells, fit_sides
 from szn_train.seenmask_head import StatisticalSeenmask
 from szn_train.semantic import LabelSpace
 
-__all__ = ["BASES", "DEFAULT", "Fitted", "Fitting", "Method", "parse_method"]
+__all__ = ["Fitted", "Fitting"]
 
-BASES = ("thesis", "linear", "stats", "both", "gap")
-DEFAULT = tuple(
-    f"{base}{window}{point}"
-    for base in BASES
-    for window in ("", "/3", "/5")
-    for point in ("", "@5%", "@1.5")
-    if base != "gap" or point
-)
 _FOLDS = 3
 _MOST_SEEN_CELLS = 20_000
-_NAME = re.compile(r"(?P<base>[a-z]+)(/(?P<window>\d+))?(@(?P<number>[\d.]+)(?P<percent>%)?)?")
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """A name in its parts.
-
-    Attributes:
-        name: As it is shown.
-        base: One of `BASES`.
-        window: Nodes along each side of the mean.
-        lost: Share of held-out seen cells that may be lost, or None.
-        drop: Points of held-out train_seen mIoU that may be lost, or None.
-    """
-
-    name: str
-    base: str
-    window: int = 1
-    lost: float | None = None
-    drop: float | None = None
-
-
-def parse_method(name: str) -> Method:
-    """A method by its name.
-
-    Raises:
-        UsageError: If it is none.
-    """
-    match = _NAME.fullmatch(name)
-    if match is None or match["base"] not in BASES or int(match["window"] or 1) % 2 == 0:
-        raise UsageError(f"no method {name!r}", expected=f"{'|'.join(BASES)}[/3|/5|...][@5%|@1.5]")
-    number = None if match["number"] is None else float(match["number"])
-    return Method(
-        name=name,
-        base=match["base"],
-        window=int(match["window"] or 1),
-        lost=number / 100 if number is not None and match["percent"] else None,
-        drop=number if not match["percent"] else None,
-    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -142,7 +82,7 @@ class Fitting:
         if method.lost is not None:
             bias = seen_bias(held[seen], method.lost)
         elif method.drop is not None:
-            bias = self._bias_for_drop(held[seen], labels[seen], method.drop)
+            bias = self._seen_cells.bias(held[seen], method.drop)
         model = self._model(method, self.split.train_unseen, None)
 
         def logits(cells: Cells) -> NDArray[np.float32]:
@@ -155,8 +95,8 @@ class Fitting:
             facts={
                 "bias": bias,
                 "hold_lost": lost_share(held[seen], bias),
-                "hold_miou": self._miou(held[seen] + bias, labels[seen]),
-                "hold_fcn_je_miou": self._miou(np.ones(int(seen.sum())), labels[seen]),
+                "hold_miou": self._seen_cells.miou(held[seen] + bias),
+                "hold_fcn_je_miou": self._seen_cells.perfect,
                 **self._left_out(method),
             },
         )
@@ -333,12 +273,19 @@ class Fitting:
         return self._models[key]
 
     def _regression(self, inputs: Array, labels: NDArray[np.uint8], *, l2: float) -> Logistic:
-        """Seen against unseen, both sides and in each side all classes counting the same."""
+        """Seen against unseen."""
+        return fit_sides(inputs, labels, self._is(labels, self.split.train_seen), l2=l2)
+
+    @cached_property
+    def _seen_cells(self) -> SeenCells:
+        """Of `hold`."""
+        labels = self.hold.labels
         seen = self._is(labels, self.split.train_seen)
-        weights = np.empty(len(labels))
-        for side in (seen, ~seen):
-            weights[side] = class_balance(labels[side])
-        return fit_logistic(inputs, seen, weights, l2=l2)
+        indices = self.split.indices(self.split.train_seen)
+        position = np.zeros(VOID + 1, np.int64)
+        position[indices] = np.arange(len(indices))
+        nearest = (self.hold.embedding[seen] @ self.space.unit[indices].T).argmax(axis=1)
+        return SeenCells(labels=position[labels[seen]], nearest=nearest, count=len(indices))
 
     def _gap(self, cells: Cells) -> NDArray[np.float32]:
         """Largest cosine with a seen label minus that with another one."""
@@ -369,35 +316,6 @@ class Fitting:
         lookup = np.zeros(VOID + 1, np.bool_)
         lookup[self.split.indices(names)] = True
         return lookup[labels]
-
-    def _bias_for_drop(self, logits: Array, labels: NDArray[np.uint8], drop: float) -> float:
-        """The least bias that costs at most `drop` points of mIoU on held-out seen cells."""
-        before = self._miou(np.ones(len(logits)), labels)
-        for share in (0.4, 0.3, 0.25, 0.2, *np.arange(0.15, 0.0, -0.01), 0.005):
-            bias = seen_bias(logits, float(share))
-            if before - self._miou(logits + bias, labels) <= drop:
-                return bias
-        return seen_bias(logits, 0.0)
-
-    def _miou(self, logits: Array, labels: NDArray[np.uint8]) -> float:
-        """Train_seen mIoU over the seen cells of `hold`, those called unseen being wrong."""
-        kept = self.split.indices(self.split.train_seen)
-        position = np.full(VOID + 1, len(kept), np.int64)
-        position[kept] = np.arange(len(kept))
-        called = np.where(logits > 0, self._nearest_seen, len(kept))
-        confusion = confusion_matrix(position[labels], called, len(kept) + 1)
-        members = np.arange(len(kept) + 1) < len(kept)
-        return scores(confusion, members).miou
-
-    @cached_property
-    def _nearest_seen(self) -> NDArray[np.int64]:
-        """Position in train_seen of the best label at each seen cell of `hold`."""
-        cells = self._is(self.hold.labels, self.split.train_seen)
-        indices = self.split.indices(self.split.train_seen)
-        nearest: NDArray[np.int64] = (
-            self.hold.embedding[cells] @ self.space.unit[indices].T
-        ).argmax(axis=1)
-        return nearest
 
 
 def _some(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:

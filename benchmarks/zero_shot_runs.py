@@ -104,6 +104,7 @@ class DrawRuns:
             load_presets(recipe), {"precision": precision, "embedding_step": {"epochs": epochs}}
         )
         self._values = merged(self._values, _QUICK if quick else {})
+        self._values["seenmask"] = "linear"  # the thesis'; others are fitted on the finished run
 
     def images(self, draw: Draw) -> dict[str, tuple[str, ...]]:
         """Split to image ids of a draw."""
@@ -128,7 +129,9 @@ class DrawRuns:
         """
         defaults = TrainConfig(data="").to_dict()
         given = self.config(draw).to_dict()
-        values = {k: v for k, v in given.items() if k != "data" and v != defaults[k]}
+        values = {
+            k: v for k, v in given.items() if k not in {"data", "seenmask"} and v != defaults[k]
+        }
         values["images"] = self.images(draw)
         digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
         return self._folder / f"draw-{draw.seed}" / f"run-{digest}"

@@ -25,7 +25,8 @@ from zero_shot_draws import (
     split_images,
     write_draw,
 )
-from zero_shot_methods import DEFAULT, Fitting, Method, parse_method
+from zero_shot_methods import Fitting
+from zero_shot_names import DEFAULT, Method, parse_method
 from zero_shot_results import KEYS, numbers, spreads_and_means
 from zero_shot_runs import Cells, DrawRuns
 

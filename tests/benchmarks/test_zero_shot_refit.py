@@ -53,7 +53,7 @@ def run(tmp_path: Path) -> Run:
         space=LabelSpace(
             source="t", names=SPLIT.labels, embeddings=np.ones((6, 3), dtype=np.float32)
         ),
-        network=build_network(config),
+        network=build_network(config, SPLIT),
     )
 
 
