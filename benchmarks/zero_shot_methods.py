@@ -20,7 +20,6 @@ from zero_shot_runs import Cells
 
 from szn_runtime.errors import UsageError
 from szn_train.calibration import class_balance, lost_share, recall_at, roc_auc, seen_bias
-from szn_train.cells import smoothed
 from szn_train.classes import VOID, ClassSplit
 from szn_train.logistic import Logistic
 from szn_train.seen_statistics import STATISTICS, SeenStatistics, fit_statistics
@@ -75,20 +74,18 @@ class Fitting:
 
     def fit(self, method: Method) -> Fitted:
         """Fit a method and choose its operating point."""
-        held = self._held_out(method, self.split.train_unseen)
-        labels = self.hold.labels
-        seen = self._is(labels, self.split.train_seen)
+        unseen = self.split.train_unseen
+        held = self._held_out(method, unseen)
+        seen = self._is(self.hold.labels, self.split.train_seen)
         bias = 0.0
         if method.lost is not None:
             bias = seen_bias(held[seen], method.lost)
         elif method.drop is not None:
             bias = self._seen_cells.bias(held[seen], method.drop)
-        model = self._model(method, self.split.train_unseen, None)
+        model = self._model(method, unseen, None)
 
         def logits(cells: Cells) -> NDArray[np.float32]:
-            return model(self._inputs(cells, method, self.split.train_unseen, None)) + np.float32(
-                bias
-            )
+            return model(self._inputs(cells, method, unseen, None)) + np.float32(bias)
 
         return Fitted(
             logits=logits,
@@ -160,7 +157,7 @@ class Fitting:
         """Logits (P,) of `hold`, each from a model that was fitted without its image."""
         result = np.empty(len(self.hold.labels), np.float32)
         for fold in range(_FOLDS):
-            rows = self._folds(self.hold) == fold
+            rows = self.hold.folds(_FOLDS) == fold
             model = self._model(method, unseen, fold)
             result[rows] = model(self._inputs(self.hold, method, unseen, fold))[rows]
         return result
@@ -177,13 +174,11 @@ class Fitting:
                 if cells is self.hold:
                     chosen |= self._is(cells.labels, self.split.train_seen)
                 if fold is not None:
-                    chosen &= self._folds(cells) != fold
+                    chosen &= cells.folds(_FOLDS) != fold
                 # the features' logit at a cell must be from a model without its image too
                 inputs.append(self._inputs(cells, method, unseen, "out")[chosen])
                 labels.append(cells.labels[chosen])
-            self._models[key] = self._regression(
-                np.concatenate(inputs), np.concatenate(labels), l2=1e-3
-            )
+            self._models[key] = self._regression(inputs, labels, l2=1e-3)
         return self._models[key]
 
     def _inputs(
@@ -205,7 +200,7 @@ class Fitting:
             columns.append(self._gap(cells))
         if method.base in {"linear", "both"}:
             columns.append(self._linear(cells, unseen, fold))
-        table = [self._smoothed(cells, column, method.window) for column in columns]
+        table = [cells.smoothed(column, method.window) for column in columns]
         if method.base in {"stats", "both"}:
             table.append(self._statistics(cells, method.window))
         return np.concatenate([t.reshape(len(cells.labels), -1) for t in table], axis=1)
@@ -217,7 +212,7 @@ class Fitting:
             if window == 1:
                 found = self._seen_statistics.of_cells(cells.features, cells.embedding)
             else:
-                found = self._smoothed(cells, self._statistics(cells, 1), window)
+                found = cells.smoothed(self._statistics(cells, 1), window)
             self._tables[key] = found
         return self._tables[key]
 
@@ -242,7 +237,7 @@ class Fitting:
         if fold == "out":
             result = np.empty(len(cells.labels), np.float32)
             for each in range(_FOLDS):
-                rows = self._folds(cells) == each
+                rows = cells.folds(_FOLDS) == each
                 result[rows] = self._linear(cells, unseen, each)[rows]
             return result
         key = (cells, f"linear {unseen} {fold}", 1)
@@ -261,55 +256,37 @@ class Fitting:
             for cells in (self.train, self.hold):
                 kept = np.ones(len(cells.labels), np.bool_)
                 if fold is not None:
-                    kept = self._folds(cells) != fold
+                    kept = cells.folds(_FOLDS) != fold
                 taught = np.flatnonzero(kept & self._is(cells.labels, unseen))
                 seen = np.flatnonzero(kept & self._is(cells.labels, self.split.train_seen))
                 rows = np.sort(np.concatenate([taught, _some(seen, _MOST_SEEN_CELLS)]))
                 inputs.append(cells.features[rows])
                 labels.append(cells.labels[rows])
-            self._models[key] = self._regression(
-                np.concatenate(inputs).astype(np.float32), np.concatenate(labels), l2=self.l2
-            )
+            self._models[key] = self._regression(inputs, labels, l2=self.l2)
         return self._models[key]
 
-    def _regression(self, inputs: Array, labels: NDArray[np.uint8], *, l2: float) -> Logistic:
+    def _regression(self, inputs: list[Array], labels: list[Array], *, l2: float) -> Logistic:
         """Seen against unseen."""
-        return fit_sides(inputs, labels, self._is(labels, self.split.train_seen), l2=l2)
+        found = np.concatenate(labels)
+        seen = self._is(found, self.split.train_seen)
+        return fit_sides(np.concatenate(inputs), found, seen, l2=l2)
 
     @cached_property
     def _seen_cells(self) -> SeenCells:
         """Of `hold`."""
-        labels = self.hold.labels
-        seen = self._is(labels, self.split.train_seen)
-        indices = self.split.indices(self.split.train_seen)
-        position = np.zeros(VOID + 1, np.int64)
-        position[indices] = np.arange(len(indices))
+        seen = self._is(self.hold.labels, self.split.train_seen)
+        indices = self.split.indices(self.split.train_seen)  # in increasing order
+        position = np.searchsorted(indices, self.hold.labels[seen])
         nearest = (self.hold.embedding[seen] @ self.space.unit[indices].T).argmax(axis=1)
-        return SeenCells(labels=position[labels[seen]], nearest=nearest, count=len(indices))
+        return SeenCells(labels=position, nearest=nearest, count=len(indices))
 
     def _gap(self, cells: Cells) -> NDArray[np.float32]:
         """Largest cosine with a seen label minus that with another one."""
-        cosine = _unit(cells.embedding) @ self.space.unit.T  # (P, K)
+        norms = np.linalg.norm(cells.embedding, axis=1, keepdims=True)
+        cosine = cells.embedding / np.maximum(norms, 1e-12) @ self.space.unit.T  # (P, K)
         seen = self.split.is_member(self.split.train_seen)
         gap: NDArray[np.float32] = cosine[:, seen].max(axis=1) - cosine[:, ~seen].max(axis=1)
         return gap
-
-    def _smoothed(self, cells: Cells, values: Array, window: int) -> NDArray[np.float32]:
-        """Values (P,) or (P, channels), each the mean over its neighbours in the image."""
-        if window == 1:
-            return values
-        table = values.reshape(len(values), -1)
-        result = np.empty_like(table)
-        for image, rows in enumerate(cells.rows()):
-            for channel in range(table.shape[1]):
-                grid = cells.grid(table[:, channel], image, rows)
-                result[rows, channel] = smoothed(grid, window).ravel()
-        return result.reshape(values.shape)
-
-    def _folds(self, cells: Cells) -> NDArray[np.int64]:
-        """(P,) fold of each cell, that of its image."""
-        nodes = cells.grids_hw.prod(axis=1)
-        return np.repeat(np.arange(len(nodes)) % _FOLDS, nodes)
 
     def _is(self, labels: NDArray[np.uint8], names: tuple[str, ...]) -> NDArray[np.bool_]:
         """(P,) which cells have one of some labels."""
@@ -320,13 +297,4 @@ class Fitting:
 
 def _some(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     """Some of the rows, always the same."""
-    if len(rows) <= most:
-        return rows
-    return np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
-
-
-def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows of norm 1."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: NDArray[np.float32] = vectors / np.maximum(norms, 1e-12)
-    return unit
+    return np.sort(np.random.default_rng(0).choice(rows, min(most, len(rows)), replace=False))

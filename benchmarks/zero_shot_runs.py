@@ -16,7 +16,7 @@ from thesis_plan import merged
 from zero_shot_draws import VOID_CLASSES, Draw, split_images, write_draw
 
 from szn_runtime.errors import TrainingError
-from szn_train.cells import cell_labels
+from szn_train.cells import cell_labels, smoothed
 from szn_train.checkpoint import load_checkpoint, read_json, write_json
 from szn_train.config import TrainConfig, load_presets
 from szn_train.datasets import open_dataset
@@ -65,6 +65,23 @@ class Cells:
         h, w = self.grids_hw[image].tolist()
         block = values[rows].reshape(h, w, -1).transpose(2, 0, 1)
         return np.ascontiguousarray(block[0] if values.ndim == 1 else block)
+
+    def smoothed(self, values: NDArray[np.float32], window: int) -> NDArray[np.float32]:
+        """Values (P,) or (P, channels), each the mean over its neighbours in the image."""
+        if window == 1:
+            return values
+        table = values.reshape(len(values), -1)
+        result = np.empty_like(table)
+        for image, rows in enumerate(self.rows()):
+            for channel in range(table.shape[1]):
+                grid = self.grid(table[:, channel], image, rows)
+                result[rows, channel] = smoothed(grid, window).ravel()
+        return result.reshape(values.shape)
+
+    def folds(self, count: int) -> NDArray[np.int64]:
+        """(P,) fold of each cell, that of its image."""
+        nodes = self.grids_hw.prod(axis=1)
+        return np.repeat(np.arange(len(nodes)) % count, nodes)
 
 
 _ARRAYS = ("grids_hw", "features", "embedding", "seenmask", "labels")

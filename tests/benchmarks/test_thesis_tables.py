@@ -425,7 +425,7 @@ def test_a_table_of_the_thesis_from_its_own_data(
     trees.write_context(tmp_path / "data")
     recipe = {
         "backbone": "efficientnet_lite0", "weights": "none", "embeddings": "one-hot",
-        "long_side": 64, "embedding_step": {"epochs": 1, "batch_size": 4},
+        "seenmask": "linear", "long_side": 64, "embedding_step": {"epochs": 1, "batch_size": 4},
         "seenmask_step": {"epochs": 1, "batch_size": 4},
     }  # fmt: skip
     # as it is, but small, without weights that would be downloaded, and with images that have void

@@ -172,7 +172,7 @@ def statistical_config(folder: Path, **changes: Any) -> TrainConfig:
     words = write_words(folder / "words.txt")
     values = {"weights": "imagenet", "stride": 16, "seenmask": "statistics", "hold_share": 0.25}
     step = StepConfig(epochs=2, batch_size=6, learning_rate=1e-3)
-    return tiny_config(data, words, **{"embedding_step": step, **values, **changes})
+    return tiny_config(data, words, **({"embedding_step": step} | values | changes))
 
 
 def train_tiny(folder: Path, **changes: Any) -> Run:

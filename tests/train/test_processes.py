@@ -127,6 +127,19 @@ def test_two_processes_train_like_one_with_the_doubled_batch(
 
 
 @pytest.mark.slow
+def test_the_first_of_two_processes_fits_a_seenmask_of_statistics(tmp_path: Path) -> None:
+    config = catalogue.statistical_config(tmp_path, backbone="plain", weights="none", **steps(2))
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config.to_dict()))
+    process = start(path, tmp_path / "run", processes=2)
+    output = finish(process)
+    assert process.returncode == 0, output
+    found = load_weights(tmp_path / "run" / "model.safetensors")
+    assert found["seenmask_head.statistics.basis"].shape[:2] == (6, 6)
+    assert found["seenmask_head.statistic_weight"].abs().sum() > 0
+
+
+@pytest.mark.slow
 def test_a_checkpoint_of_two_processes_is_not_resumed_by_one(data: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path / "two.json", data, backbone="plain", **steps(2))
     process = start(config, tmp_path / "run", processes=2)
@@ -151,6 +164,7 @@ def test_torchrun_starts_the_command_line(data: Path, tmp_path: Path) -> None:
         embeddings = "{catalogue.write_words(tmp_path / "words.txt")}"
         dim = 4
         long_side = 64
+        seenmask = "linear"
         [embedding_step]
         epochs = 1
         batch_size = 2
