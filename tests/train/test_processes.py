@@ -135,7 +135,7 @@ def test_the_first_of_two_processes_fits_a_seenmask_of_statistics(tmp_path: Path
     output = finish(process)
     assert process.returncode == 0, output
     found = load_weights(tmp_path / "run" / "model.safetensors")
-    assert found["seenmask_head.statistics.basis"].shape[:2] == (6, 6)
+    assert found["seenmask_head.statistics.directions"].shape[:2] == (7, 6)
     assert found["seenmask_head.statistic_weight"].abs().sum() > 0
 
 

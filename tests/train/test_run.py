@@ -79,7 +79,7 @@ def test_a_seenmask_of_statistics_has_the_shapes_of_its_run(finished: Path) -> N
     network = build_network(other, catalogue.SPLIT)
     shapes = {k: tuple(v.shape[:2]) for k, v in network.seenmask_head.state_dict().items()}
     assert shapes["statistics.labels"] == (3, 4)
-    assert shapes["statistics.basis"] == (64, 1280)
+    assert shapes["statistics.directions"] == (65, 1280)
     assert shapes["statistics.class_means"] == (3, 64)
     with torch.inference_mode():
         grids = network.eval()(torch.randn(1, 3, 64, 96))

@@ -161,7 +161,7 @@ def test_a_network_on_images(tmp_path_factory: pytest.TempPathFactory) -> None:
         return found.head
 
     head = fit()
-    assert head.statistics.basis.shape == (3, 3, 1, 1)
+    assert head.statistics.directions.shape == (4, 3, 1, 1)
     image, mask = catalogue.scene("sky", "grass", "sheep", seed=77)
     frame, _ = plain(preprocess_of(info, 64))(image, mask)
     with torch.inference_mode():

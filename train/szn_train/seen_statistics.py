@@ -67,8 +67,9 @@ class SeenStatistics(nn.Module):
 
     labels: Tensor
     feature_scale: Tensor
-    mean: Tensor
-    basis: Tensor
+    directions: Tensor
+    offset: Tensor
+    mean_square: Tensor
     whitening: Tensor
     class_means: Tensor
     class_squares: Tensor
@@ -94,8 +95,11 @@ class SeenStatistics(nn.Module):
         self.scale = scale
         self.register_buffer("labels", labels.float()[:, :, None, None])
         self.register_buffer("feature_scale", feature_scale.float().reshape(1, 1, 1, 1))
-        self.register_buffer("mean", mean.float()[None, :, None, None])
-        self.register_buffer("basis", basis.float()[:, :, None, None])
+        # principal axes and, as one more, the mean: one pass over the many feature channels
+        mean, basis = mean.float(), basis.float()
+        self.register_buffer("directions", torch.cat([basis, mean[None]])[:, :, None, None])
+        self.register_buffer("offset", torch.cat([-(basis @ mean), torch.zeros(1)]))
+        self.register_buffer("mean_square", mean.square().sum().reshape(1, 1, 1, 1))
         self.register_buffer("whitening", whitening.float()[:, :, None, None])
         self.register_buffer("class_means", class_means.float()[:, :, None, None])
         self.register_buffer("class_squares", class_means.float().square().sum(1))
@@ -128,9 +132,11 @@ class SeenStatistics(nn.Module):
         second = torch.where(cosine >= top, -2.0, cosine).amax(dim=1, keepdim=True)
         share = torch.softmax(self.scale * cosine, dim=1)
         impurity = 1 - share.square().sum(dim=1, keepdim=True)
-        centred = features - self.mean
-        projected = F.conv2d(centred, self.basis)  # (N, D, h, w)
-        outside = _squares(centred) - _squares(projected)
+        products = F.conv2d(features, self.directions, self.offset)  # (N, D + 1, h, w)
+        projected, along = products[:, :-1], products[:, -1:]
+        squares = _squares(features)
+        # |x - m|^2 = |x|^2 - 2 m.x + |m|^2, less what lies in the subspace
+        outside = squares - 2 * along + self.mean_square - _squares(projected)
         whitened = F.conv2d(projected, self.whitening)
         # |y - m|^2 = |y|^2 - 2 m.y + |m|^2, the smallest over the classes
         nearer = 2 * F.conv2d(whitened, self.class_means, -0.5 * self.class_squares)
@@ -142,7 +148,7 @@ class SeenStatistics(nn.Module):
                 top - second,
                 impurity,
                 embedding_norm,
-                _norm(features),
+                torch.sqrt(squares + _LEAST),
                 torch.sqrt(outside.clamp_min(_LEAST)),
                 mahalanobis,
                 mahalanobis - background,
