@@ -45,3 +45,13 @@ def test_tensors_that_fit() -> None:
 def test_tensors_that_do_not_fit(changes: dict[str, Any], match: str) -> None:
     with pytest.raises(BackendError, match=match):
         check_tensors(**{**GOOD, **changes}, expected=Expected.of(catalogue.manifest()))
+
+
+def test_a_part_may_read_two_grids() -> None:
+    head = Expected(inputs={"features": 8, "embedding": 6}, outputs={"seenmask": 2})
+    both = [tensor("features", None, 8, None, None), tensor("embedding", None, 6, None, None)]
+    check_tensors(both, GOOD["outputs"], head)
+    with pytest.raises(BackendError, match="no input 'embedding'"):
+        check_tensors(both[:1], GOOD["outputs"], head)
+    with pytest.raises(BackendError, match="more than 2 inputs: got features, embedding, x"):
+        check_tensors([*both, tensor("x", 1)], GOOD["outputs"], head)

@@ -77,8 +77,9 @@ def check_tensors(
     """
     for name, channels in expected.inputs.items():
         _check(inputs, "input", name, channels, dtypes)
-    if len(inputs) != 1:
-        raise BackendError("the model has more than one input", got=_names(inputs))
+    if len(inputs) != len(expected.inputs):
+        most = "one input" if len(expected.inputs) == 1 else f"{len(expected.inputs)} inputs"
+        raise BackendError(f"the model has more than {most}", got=_names(inputs))
     for name, channels in expected.outputs.items():
         _check(outputs, "output", name, channels, dtypes)
 
