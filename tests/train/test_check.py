@@ -10,10 +10,13 @@ from rich.console import Console
 
 from szn_runtime.errors import InputError
 from szn_train.config import TrainConfig
+from szn_train.datasets import FolderDataset, select
 from szn_train.datasets.check import DataReport, check_data
 from szn_train.progress import Progress
 from tests.train import catalogue, trees
 from tests.train.catalogue import CLASSES, SCENES
+
+SINGLE = {f"g{n}": catalogue.scene("grass", "grass", "grass", seed=n) for n in range(20)}
 
 
 @pytest.fixture
@@ -131,6 +134,38 @@ def test_a_split_that_leaves_no_image_is_found(config: TrainConfig) -> None:
     assert report.chosen == ()
 
 
+def test_what_a_seenmask_of_statistics_holds_out_is_counted(tmp_path: Path) -> None:
+    config = catalogue.statistical_config(tmp_path)
+    report = check(config)
+    assert report.fatal == ()
+    dataset = FolderDataset(root=Path(config.data), split="train")
+    held = select(dataset, catalogue.SPLIT, hold_share=config.hold_share, seed=config.seed)
+    assert report.chosen == held.lines(catalogue.SPLIT)[:4]
+    assert report.chosen[3] == f"held out of both: {len(held.hold_ids)} images"
+    assert check(config, seenmask="linear").chosen[2].startswith("seenmask: 48 images kept")
+    assert len(check(config, seenmask="linear").chosen) == 3
+    assert len(check(config, train_unseen=()).chosen) == 3
+
+
+def test_too_few_held_out_images_are_found(config: TrainConfig) -> None:
+    report = check(config, seenmask="statistics")
+    (error,) = report.fatal
+    assert "operating point on: got 1, with hold_share 0.125, expected 8 or more" in str(error)
+    assert report.chosen[3] == "held out of both: 1 images"
+    assert check(config, seenmask="statistics", train_unseen=()).fatal == ()
+
+
+def test_a_single_label_of_train_seen_is_found(config: TrainConfig) -> None:
+    catalogue.write_dataset(
+        Path(config.data), {"train": {**SINGLE, "t": catalogue.scene("grass", "grass", "boat")}}
+    )
+    changes = {"void": ("rock", "cow", "sky"), "unseen": ("sheep",), "hold_share": 0.5}
+    report = check(config, seenmask="statistics", val_split="train", **changes)
+    (error,) = report.fatal
+    assert "seenmask of statistics: got 1, expected 2 or more; give --seenmask linear" in str(error)
+    assert check(config, val_split="train", **changes).fatal == ()
+
+
 def test_a_missing_split_does_not_hide_the_other(config: TrainConfig) -> None:
     report = check(config, val_split="test")
     (error,) = report.fatal
@@ -171,7 +206,7 @@ def test_the_published_counts_are_compared(tmp_path: Path) -> None:
     )
     config = TrainConfig(
         data=str(root), dataset="voc", embeddings=str(words), dim=3,
-        train_unseen=("aeroplane", "horse"), unseen=("sheep", "train"),
+        train_unseen=("aeroplane", "horse"), unseen=("sheep", "train"), seenmask="linear",
     )  # fmt: skip
     report = check(config)
     assert report.fatal == ()

@@ -346,20 +346,21 @@ def test_voc_is_checked_trained_on_and_evaluated(tmp_path: Path) -> None:
     words.write_text("".join(f"{n} {i % 3} {i % 5} {i}\n" for i, n in enumerate(VOC_CLASSES, 1)))
     out = tmp_path / "run"
     options = ["--data", root, "--preset", "voc-17-2-2", "--embeddings", words, "--dim", 3]
+    few = "operating point on: got 1, with hold_share 0.125, expected 8 or more"
     result = run_train(*options, "--check-data")
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 1
+    assert few in one_line(result)
     assert "classes (17, 2, 2), 10 images" in result.output
-    options += [
-        "--out", out, "--weights", "none", "--long-side", 48, "--epochs", 1,
-        "--seenmask-epochs", 1,
-    ]  # fmt: skip
+    assert "held out of both: 1 images" in result.output
+    result = run_train(*options, "--check-data", "--seenmask", "linear")
+    assert result.exit_code == 0, result.output
+    assert "held out" not in result.output
+    options += ["--out", out, "--weights", "none", "--long-side", 48, "--epochs", 1]
     result = run_train(*options)
     assert result.exit_code == 1
-    assert "operating point on: got 1, with hold_share 0.125, expected 8 or more" in one_line(
-        result
-    )
+    assert few in one_line(result)
     assert not out.exists()
-    result = run_train(*options, "--seenmask", "linear")
+    result = run_train(*options, "--seenmask", "linear", "--seenmask-epochs", 1)
     assert result.exit_code == 0, result.output
     assert read_json(out / "config.json")["config"]["seenmask"] == "linear"
     assert read_json(out / "config.json")["class_names"] == list(VOC_CLASSES)

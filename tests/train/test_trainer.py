@@ -492,3 +492,24 @@ def test_too_few_images_for_an_operating_point(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=expected):
         catalogue.train_tiny(tmp_path, seenmask="statistics")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_single_label_of_train_seen_is_refused_before_training(tmp_path: Path) -> None:
+    expected = r"statistics: got 1, expected 2 or more; give --seenmask linear, or shorten --train-"
+    with pytest.raises(TrainingError, match=expected):
+        catalogue.train_tiny(
+            tmp_path, seenmask="statistics", void=("rock", "cow"), train_unseen=("boat", "sky")
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_step_that_does_not_run_needs_no_validation_split(tmp_path: Path) -> None:
+    step = StepConfig(epochs=1, early_stop=1)
+    changes = {"seenmask_step": step, "val_split": "nowhere"}
+    config = catalogue.statistical_config(
+        tmp_path, **changes, weights="none", embedding_step=StepConfig(epochs=1, batch_size=8)
+    )
+    train(config, tmp_path / "run", progress=Progress(quiet=True))
+    linear = dataclasses.replace(config, seenmask="linear")
+    with pytest.raises(InputError, match="has no split 'nowhere'"):
+        train(linear, tmp_path / "linear", progress=Progress(quiet=True))

@@ -36,11 +36,8 @@ from szn_train.semantic import LabelSpace
 from szn_train.transforms import Transform
 
 __all__ = [
-    "LEAST_HELD", "CellTable", "SeenCells", "SeenmaskFit", "fit_seenmask", "fit_sides", "fit_table",
+    "CellTable", "SeenCells", "SeenmaskFit", "fit_seenmask", "fit_sides", "fit_table",
 ]  # fmt: skip
-
-LEAST_HELD = 8
-"""Held-out images with labels of train_seen that an operating point can be chosen on."""
 
 _FOLDS = 3
 _MOST_CELLS = 40_000

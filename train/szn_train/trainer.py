@@ -19,6 +19,7 @@ from szn_train.checkpoint import load_checkpoint, save_label_space, save_weights
 from szn_train.classes import ClassSplit
 from szn_train.config import StepConfig, TrainConfig
 from szn_train.datasets import Dataset, Selection, open_dataset, select
+from szn_train.datasets.selection import check_held
 from szn_train.history import History
 from szn_train.model import SeenmaskZeroShotNetwork
 from szn_train.objectives import Objective, embedding_objective, seenmask_objective
@@ -26,7 +27,7 @@ from szn_train.pretrained import load_pretrained
 from szn_train.processes import Processes
 from szn_train.progress import Progress
 from szn_train.run import Run, build_network, class_split, open_run
-from szn_train.seenmask_fit import LEAST_HELD, fit_seenmask
+from szn_train.seenmask_fit import fit_seenmask
 from szn_train.semantic import LabelSpace, label_space
 from szn_train.step import TrainingStep
 from szn_train.transforms import augmented, plain, preprocess_of
@@ -54,9 +55,9 @@ def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool
 
     Raises:
         InputError: If the data cannot be used.
-        TrainingError: If there are too few images or cells for a seenmask of statistics, the loss
-            is not finite, memory or disk are full, or the checkpoint is missing, damaged or of
-            another configuration.
+        TrainingError: If there are too few labels, images or cells for a seenmask of statistics,
+            the loss is not finite, memory or disk are full, or the checkpoint is missing, damaged
+            or of another configuration.
     """
     processes = Processes(config.precision)
     if not processes.is_main:
@@ -67,21 +68,22 @@ def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool
     split = class_split(config, dataset.class_names)
     if config.embeddings == "one-hot":
         config = replace(config, dim=len(split.labels))
-    fits = config.seenmask == "statistics" and bool(split.train_unseen)
+    fits = config.fits_seenmask
     share = config.hold_share if fits else 0.0
     selection = select(dataset, split, hold_share=share, seed=config.seed)
     for line in selection.lines(split):
         progress.line(line)
     space = label_space(split.labels, source=config.embeddings, dim=config.dim)
     if fits:
-        _check_held(selection, config.hold_share)
+        check_held(selection, split, config.hold_share)
     if space.explained_variance is not None:
         progress.line(
             f"{space.source}: PCA to {config.dim} dimensions keeps "
             f"{100 * space.explained_variance:.1f} % of the variance"
         )
     validation = None
-    if config.embedding_step.early_stop or config.seenmask_step.early_stop:
+    trains = bool(split.train_unseen) and not fits  # a linear seenmask, in the second step
+    if config.embedding_step.early_stop or (trains and config.seenmask_step.early_stop):
         held_out = open_dataset(config, Path(config.data), config.val_split)
         validation = Validation(config, held_out, split, space, processes)
     facts = {"config": _plain(config), "processes": processes.count}
@@ -116,7 +118,7 @@ def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool
         steps.embedding(exposed, space)
         if fits:
             steps.fit(selection, space)
-        elif split.train_unseen:
+        elif trains:
             steps.seenmask(selection.seenmask_ids, selection.pixels)
     if processes.is_main:
         save_weights(folder / "model.safetensors", network.state_dict())
@@ -240,21 +242,6 @@ class _Steps:
             self.progress,
             weight=objective.weight,
             score=score,
-        )
-
-
-def _check_held(selection: Selection, share: float) -> None:
-    """Refuse to choose an operating point on next to nothing.
-
-    Raises:
-        TrainingError: If too few images were held out.
-    """
-    if len(selection.hold_ids) < LEAST_HELD:
-        raise TrainingError(
-            "images held out to choose the seenmask's operating point on",
-            got=f"{len(selection.hold_ids)}, with hold_share {share:g}",
-            expected=f"{LEAST_HELD} or more",
-            fix="give --seenmask linear, raise hold_share in a preset, or add images",
         )
 
 

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from szn_runtime.errors import InputError, SznError
+from szn_runtime.errors import InputError, SznError, TrainingError
 from szn_train.classes import VOID, ClassSplit
 from szn_train.config import TrainConfig
 from szn_train.datasets import open_dataset
 from szn_train.datasets.base import Dataset
-from szn_train.datasets.selection import choose, value_counts
+from szn_train.datasets.selection import check_held, choose, hold_out, value_counts
 from szn_train.run import class_split
 from szn_train.semantic import label_space
 
@@ -102,7 +102,8 @@ def check_data(config: TrainConfig, *, progress: Progress) -> DataReport:
 
     Everything that would end a training run is found, not only the first of it: data sets that
     cannot be opened, classes that do not fit them or have no embedding, images and masks that
-    cannot be read or do not fit one another, splits that leave no images.
+    cannot be read or do not fit one another, splits that leave no images, or too few for a
+    seenmask of statistics.
 
     Args:
         config: What would be trained.
@@ -132,7 +133,7 @@ def check_data(config: TrainConfig, *, progress: Progress) -> DataReport:
     for content in contents:
         _note_counts(content, found)
         if content.dataset.split == config.train_split:
-            chosen = _choose(content, split, config.drop_void, found)
+            chosen = _choose(content, split, config, found)
         _note_classes(content, split, content.dataset.split == config.train_split, found)
     if len(contents) == 2:
         both = set(contents[0].dataset.ids) & set(contents[1].dataset.ids)
@@ -170,11 +171,11 @@ def _read(dataset: Dataset, progress: Progress) -> SplitContent:
 
 
 def _choose(
-    content: SplitContent, split: ClassSplit, drop_void: bool, found: _Findings
+    content: SplitContent, split: ClassSplit, config: TrainConfig, found: _Findings
 ) -> tuple[str, ...]:
     """What both training steps get; nothing if that is a fatal problem."""
     counts = content.counts
-    if drop_void:
+    if config.drop_void:
         counts = {image_id: count for image_id, count in counts.items() if not count[VOID]}
     try:
         selection = choose(
@@ -183,7 +184,13 @@ def _choose(
     except InputError as error:
         found.fatal.append(error)
         return ()
-    return selection.lines(split)[:3]
+    if config.fits_seenmask:
+        selection = hold_out(selection, split, counts, config.hold_share, config.seed)
+        try:
+            check_held(selection, split, config.hold_share)
+        except TrainingError as error:
+            found.fatal.append(error)
+    return selection.lines(split)[: -len(split.labels)]
 
 
 def _note_counts(content: SplitContent, found: _Findings) -> None:

@@ -9,12 +9,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from szn_runtime.errors import InputError
+from szn_runtime.errors import InputError, TrainingError
 from szn_train.classes import VOID, ClassSplit
 from szn_train.datasets.base import Dataset
 from szn_train.datasets.void_free import VoidFreeDataset
 
-__all__ = ["Selection", "choose", "hold_out", "select", "value_counts"]
+__all__ = ["LEAST_HELD", "Selection", "check_held", "choose", "hold_out", "select", "value_counts"]
+
+LEAST_HELD = 8
+"""Images held out of both steps, of whatever labels, that an operating point can be chosen on."""
 
 _MOST_HELD = 2000
 """Images that are held out of the largest data sets: more tell nothing new."""
@@ -94,7 +97,8 @@ def select(
     Args:
         dataset: Where the images come from.
         split: The classes.
-        hold_share: Share of the images that is held out of both steps (`hold_out`).
+        hold_share: Share of the images that is held out of both steps (`hold_out`), at most about
+            2,000 images.
         seed: Of their choice.
 
     Raises:
@@ -177,8 +181,9 @@ def hold_out(
 ) -> Selection:
     """Hold images out of both steps, about the same share of those of every label.
 
-    The rarest labels choose first. Of no label more than half of the images are taken, in neither
-    step, so that each keeps what it is taught with.
+    The rarest labels choose first. Of no label more than half of the images are taken, in either
+    step, so that each keeps what it is taught with. Of more than about 2,000 images the share is
+    lowered to what would hold out so many.
 
     Args:
         selection: Of both steps.
@@ -214,3 +219,30 @@ def hold_out(
         seenmask_ids=tuple(i for i in ids if i not in names),
         hold_ids=tuple(i for i in ids if i in names),
     )
+
+
+def check_held(selection: Selection, split: ClassSplit, share: float) -> None:
+    """Refuse what a seenmask of statistics cannot be fitted on, before a network is trained for it.
+
+    Args:
+        selection: With its held-out images.
+        split: The classes.
+        share: That was to be held out, for the message.
+
+    Raises:
+        TrainingError: If train_seen has one label, or fewer than `LEAST_HELD` images are held out.
+    """
+    if len(split.train_seen) < 2:
+        raise TrainingError(
+            "labels of train_seen for a seenmask of statistics",
+            got=len(split.train_seen),
+            expected="2 or more",
+            fix="give --seenmask linear, or shorten --train-unseen or --unseen",
+        )
+    if len(selection.hold_ids) < LEAST_HELD:
+        raise TrainingError(
+            "images held out to choose the seenmask's operating point on",
+            got=f"{len(selection.hold_ids)}, with hold_share {share:g}",
+            expected=f"{LEAST_HELD} or more",
+            fix="give --seenmask linear, raise hold_share in a preset, or add images",
+        )
