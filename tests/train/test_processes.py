@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import pytest
 import torch
 from torch import Tensor, nn
@@ -252,6 +254,22 @@ def test_one_process_is_the_main_one() -> None:
     module = nn.Linear(2, 2)
     assert processes.shared(module) is module
     processes.wait()
+
+
+def test_processes_wait_as_long_as_a_fit_to_a_large_data_set_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handed: dict[str, Any] = {}
+
+    def recorded(**options: Any) -> accelerate.Accelerator:
+        handed.update(options)
+        return accelerator(**options)
+
+    accelerator = accelerate.Accelerator
+    monkeypatch.setattr(accelerate, "Accelerator", recorded)
+    assert Processes().count == 1
+    (group,) = handed["kwargs_handlers"]
+    assert group.to_kwargs() == {"timeout": timedelta(hours=24)}
 
 
 def test_precisions_follow_each_other_in_one_process() -> None:

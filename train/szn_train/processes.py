@@ -7,6 +7,7 @@ averaged.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 __all__ = ["Processes"]
+
+_LONGEST_WAIT = timedelta(hours=24)
+"""That processes wait for one another. While the first one fits a seenmask of statistics to a large
+data set the others wait at a barrier, which torch breaks after 10 minutes on GPUs and 30 on CPUs,
+and again in every resumed run. A process that dies is no reason for a short one: the launcher ends
+the others."""
 
 _MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
@@ -42,6 +49,7 @@ class Processes:
         try:
             from accelerate import Accelerator
             from accelerate.state import AcceleratorState
+            from accelerate.utils import InitProcessGroupKwargs
         except ImportError as error:
             raise MissingDependencyError(
                 "accelerate is not installed", fix='pip install "szn[train]"'
@@ -53,7 +61,9 @@ class Processes:
         AcceleratorState._reset_state()
         # without the flag accelerate takes several processes on CPUs for one
         self._accelerator: Accelerator = Accelerator(
-            cpu=not torch.accelerator.is_available(), mixed_precision=_MIXED[precision]
+            cpu=not torch.accelerator.is_available(),
+            mixed_precision=_MIXED[precision],
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=_LONGEST_WAIT)],
         )
         self.device: torch.device = self._accelerator.device
         self.count: int = self._accelerator.num_processes
