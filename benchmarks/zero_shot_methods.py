@@ -23,8 +23,8 @@ from szn_train.calibration import class_balance, lost_share, recall_at, roc_auc,
 from szn_train.classes import VOID, ClassSplit
 from szn_train.logistic import Logistic
 from szn_train.seen_statistics import STATISTICS, SeenStatistics, fit_statistics
-from szn_train.seenmask_fit import SeenCells, fit_sides
 from szn_train.seenmask_head import StatisticalSeenmask
+from szn_train.seenmask_regression import SeenCells, fit_sides
 from szn_train.semantic import LabelSpace
 
 __all__ = ["Fitted", "Fitting"]

@@ -21,195 +21,25 @@ import torch
 from numpy.typing import NDArray
 
 from szn_runtime.errors import InputError, TrainingError
-from szn_train.calibration import class_balance, lost_share, seen_bias
 from szn_train.cells import node_labels
 from szn_train.classes import VOID, ClassSplit
 from szn_train.datasets import Dataset
-from szn_train.logistic import Logistic, fit_logistic
 from szn_train.memory import memory_for
-from szn_train.metrics import confusion_matrix, scores
 from szn_train.model import SeenmaskZeroShotNetwork
 from szn_train.progress import Progress
 from szn_train.seen_statistics import COMPONENTS, SeenStatistics, fit_statistics
-from szn_train.seenmask_head import StatisticalSeenmask
+from szn_train.seenmask_regression import LINEAR_INSTEAD, CellTable, SeenmaskFit, fit_table
 from szn_train.semantic import LabelSpace
 from szn_train.transforms import Transform
 
-__all__ = [
-    "CellTable", "SeenCells", "SeenmaskFit", "fit_seenmask", "fit_sides", "fit_table",
-]  # fmt: skip
+__all__ = ["fit_seenmask"]
 
-_FOLDS = 3
 _MOST_CELLS = 40_000
 _MOST_BYTES = 1 << 28  # of sampled features as float32
-_SHARES = (0.4, 0.3, 0.25, 0.2, *np.arange(0.15, 0.0, -0.01).tolist(), 0.005)
-_FIX = "give --seenmask linear, or more images of these classes"
+_MOST_UNSEEN = 200_000
+"""Cells of each label of train_unseen in training images; more are a sample."""
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class CellTable:
-    """Cells with what the regression is fitted on.
-
-    Attributes:
-        statistics: (P, 8) float32.
-        nearest: (P,) position in train_seen of the label that is most similar.
-        labels: (P,) uint8 label index, never `VOID`.
-        images: (P,) number of the cell's image.
-    """
-
-    statistics: NDArray[np.float32]
-    nearest: NDArray[np.int64]
-    labels: NDArray[np.uint8]
-    images: NDArray[np.int64]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SeenCells:
-    """Held-out cells of train_seen, on which an operating point is chosen.
-
-    Args:
-        labels: (P,) position in train_seen of their label.
-        nearest: (P,) position of the label that is most similar.
-        count: Labels of train_seen.
-    """
-
-    labels: NDArray[np.int64]
-    nearest: NDArray[np.int64]
-    count: int
-
-    def miou(self, logits: Array) -> float:
-        """Train_seen mIoU in percent, those called unseen being wrong."""
-        called = np.where(logits > 0, self.nearest, self.count)
-        confusion = confusion_matrix(self.labels, called, self.count + 1)
-        return scores(confusion, np.arange(self.count + 1) < self.count).miou
-
-    @property
-    def perfect(self) -> float:
-        """Train_seen mIoU in percent if no cell is called unseen: FCN-JE's."""
-        return self.miou(np.ones(len(self.labels)))
-
-    def bias(self, logits: Array, drop: float) -> float:
-        """The least bias on logits (P,) that costs at most `drop` points of mIoU."""
-        least = self.perfect - drop
-        for share in _SHARES:
-            bias = seen_bias(logits, share)
-            if self.miou(logits + bias) >= least:
-                return bias
-        return seen_bias(logits, 0.0)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SeenmaskFit:
-    """What a fit gave.
-
-    Attributes:
-        head: The seenmask.
-        lost: Share of the held-out seen cells that it calls unseen.
-        miou: Train_seen mIoU on them, in percent.
-        fcn_je_miou: The same if nothing were called unseen.
-        found: Share of the cells of train_unseen that it calls unseen; it was fitted on them.
-    """
-
-    head: StatisticalSeenmask
-    lost: float
-    miou: float
-    fcn_je_miou: float
-    found: float
-
-    def line(self) -> str:
-        """For the console."""
-        return (
-            f"seenmask: calls {100 * self.lost:.1f} % of held-out seen cells unseen and "
-            f"{100 * self.found:.1f} % of those of train_unseen; "
-            f"mIoU of train_seen {self.fcn_je_miou:.1f} to {self.miou:.1f}"
-        )
-
-
-def fit_sides(
-    inputs: NDArray[np.floating],
-    labels: NDArray[np.integer],
-    seen: NDArray[np.bool_],
-    *,
-    l2: float = 1e-3,
-) -> Logistic:
-    """Seen against unseen, both sides and in each side all labels counting the same.
-
-    Args:
-        inputs: (P, F).
-        labels: (P,).
-        seen: (P,) the side of each.
-        l2: Penalty on standardised weights.
-
-    Raises:
-        InputError: If a side is empty.
-    """
-    weights = np.empty(len(labels))
-    for side in (seen, ~seen):
-        weights[side] = class_balance(labels[side])
-    return fit_logistic(inputs, seen, weights, l2=l2)
-
-
-def fit_table(
-    statistics: SeenStatistics,
-    unseen: CellTable,
-    hold: CellTable,
-    split: ClassSplit,
-    *,
-    drop: float,
-) -> SeenmaskFit:
-    """Regression and operating point from tables of cells.
-
-    Args:
-        statistics: That the tables hold.
-        unseen: Cells of train_unseen in training images.
-        hold: Cells of train_seen and train_unseen in held-out images.
-        split: Classes of the run.
-        drop: Points of train_seen mIoU that the operating point may cost.
-
-    Raises:
-        TrainingError: If there are no cells of a side.
-    """
-    members = split.is_member(split.train_seen)
-    seen = members[hold.labels]
-    found = len(unseen.labels) + int((~seen).sum())
-    if not seen.any() or not found:
-        raise TrainingError(
-            "no cell of the grid tells seen from unseen",
-            got=f"{int(seen.sum())} held-out cells of train_seen, {found} of train_unseen",
-            fix=_FIX,
-        )
-    sides = np.concatenate([np.zeros(len(unseen.labels), np.bool_), seen])
-    inputs = np.concatenate([unseen.statistics, hold.statistics])
-    labels = np.concatenate([unseen.labels, hold.labels])
-    # images count among those that have cells, and one fold may be all that a side has
-    _, number = np.unique(hold.images, return_inverse=True)
-    folds = np.concatenate([np.full(len(unseen.labels), -1), number % _FOLDS])
-    model = fit_sides(inputs, labels, sides)
-    held = model(hold.statistics[seen])
-    for fold in range(_FOLDS):
-        kept = folds != fold
-        if sides[kept].any() and (~sides[kept]).any():
-            rows = folds[-len(seen) :][seen] == fold
-            held[rows] = fit_sides(inputs[kept], labels[kept], sides[kept])(
-                hold.statistics[seen][rows]
-            )
-    position = np.zeros(len(members), np.int64)
-    position[split.indices(split.train_seen)] = np.arange(len(split.train_seen))
-    cells = SeenCells(
-        labels=position[hold.labels[seen]], nearest=hold.nearest[seen], count=len(split.train_seen)
-    )
-    bias = cells.bias(held, drop)
-    return SeenmaskFit(
-        head=StatisticalSeenmask(
-            statistics=statistics, statistic_weight=model.weight, bias=model.bias + bias
-        ),
-        lost=lost_share(held, bias),
-        miou=cells.miou(held + bias),
-        fcn_je_miou=cells.perfect,
-        found=lost_share(model(inputs[~sides]), bias),
-    )
 
 
 def fit_seenmask(
@@ -229,8 +59,15 @@ def fit_seenmask(
 ) -> SeenmaskFit:
     """Fit a seenmask on a trained network, which is not changed.
 
-    Memory is bounded whatever the data set holds: sampled features take 128 MiB as float16, and
-    twice or three times 256 MiB while the statistics are fitted; other cells are eight numbers.
+    Training and held-out images pass the network once, those of train_unseen for training twice.
+
+    Beside the network memory is bounded. The sample of seen features takes 128 MiB as float16, two
+    to four times that while images are read. Fitting the statistics to it takes three times 256 MiB
+    more at first; then one and, of C channels, about 45 C^2 bytes for their covariance, its
+    eigenvectors in float64 and the solver: 0.75 GB with VGG16's 4096, 75 MB with EfficientNet-
+    Lite0's 1280. Other cells are about 60 bytes each: at most 200,000 of each label of
+    train_unseen, about twice as many while images are read, and all of the held-out images, whose
+    number `hold_out` bounds.
 
     Args:
         network: In evaluation mode, on the device that computes.
@@ -258,19 +95,20 @@ def fit_seenmask(
     for cells in grids.read(train_ids, "seenmask: what is known"):
         sample.add(cells.features, cells.labels)
     features, labels = sample.taken()
+    del sample
     if not len(labels):
-        raise TrainingError("no cell of the grid shows a class of train_seen", fix=_FIX)
+        raise TrainingError("no cell of the grid shows a class of train_seen", fix=LINEAR_INSTEAD)
     with memory_for("the statistics of the seenmask"):
         statistics = fit_statistics(
             features, labels, seen_labels, scale=scale, components=min(COMPONENTS, channels)
         )
-    del features, sample
+    del features, labels
     unseen, seen = split.indices(split.train_unseen), split.indices(split.train_seen)
     tables = [
-        _table(grids.read(ids, f"seenmask: {what}"), statistics, seen_labels, wanted)
-        for ids, what, wanted in (
-            (taught_ids, "train_unseen", unseen),
-            (hold_ids, "held out", np.concatenate([seen, unseen])),
+        _table(grids.read(ids, f"seenmask: {what}"), statistics, seen_labels, wanted, most)
+        for ids, what, wanted, most in (
+            (taught_ids, "train_unseen", unseen, _Thinning(_MOST_UNSEEN, seed)),
+            (hold_ids, "held out", np.concatenate([seen, unseen]), None),
         )
     ]
     return fit_table(statistics, tables[0], tables[1], split, drop=drop)
@@ -342,7 +180,9 @@ class _Sample:
 
     def taken(self) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
         """Features (P, C) and labels (P,)."""
-        parts = [(self._smallest(kept)[1], label) for label, kept in self._kept.items() if kept]
+        for kept in filter(None, self._kept.values()):
+            kept[:] = [self._smallest(kept)]  # in turn, so that what is left out goes at once
+        parts = [(kept[0][1], label) for label, kept in self._kept.items() if kept]
         if not parts:
             return np.zeros((0, 0), np.float16), np.zeros(0, np.uint8)
         labels = [np.full(len(features), label, np.uint8) for features, label in parts]
@@ -354,25 +194,60 @@ class _Sample:
         return keys[rows], np.concatenate([part for _, part in kept])[rows]
 
 
+class _Thinning:
+    """Rows of a growing table that stay: at most so many of each label, every one as likely.
+
+    Up to that number all of them stay; rows keep their order.
+    """
+
+    def __init__(self, most: int, seed: int) -> None:
+        self.most, self._random = most, np.random.default_rng(seed)
+
+    def keys(self, count: int) -> NDArray[np.float64]:
+        """Random numbers (count,) of new rows."""
+        return self._random.random(count)
+
+    def __call__(self, columns: tuple[Array, ...]) -> tuple[Array, ...]:
+        """Columns (P, ...), the last ones labels (P,) and `keys` (P,), without the largest keys."""
+        labels, keys = columns[-2:]
+        stays = np.ones(len(labels), np.bool_)
+        for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
+            if count > self.most:
+                rows = np.flatnonzero(labels == label)
+                stays[rows[np.argsort(keys[rows], kind="stable")[self.most :]]] = False
+        return columns if stays.all() else tuple(column[stays] for column in columns)
+
+
 def _table(
     cells: Iterator[_Cells],
     statistics: SeenStatistics,
     seen_labels: NDArray[np.float32],
     wanted: NDArray[np.intp],
+    thinning: _Thinning | None = None,
 ) -> CellTable:
-    """The wanted labels' cells, as statistics."""
-    parts: list[tuple[Array, Array, Array, Array]] = []
+    """The wanted labels' cells, as statistics; all of them, or what a thinning leaves."""
+    parts: list[tuple[Array, ...]] = []
     is_wanted = np.zeros(VOID + 1, np.bool_)
     is_wanted[wanted] = True
+    added, limit = 0, 0 if thinning is None else thinning.most * len(wanted)
     for number, image in enumerate(cells):
         rows = is_wanted[image.labels]
         embedding, labels = image.embedding[rows], image.labels[rows]
         table = statistics.of_cells(image.features[rows], embedding)
         nearest = (embedding @ seen_labels.T).argmax(axis=1)
-        parts.append((table, nearest, labels, np.full(len(labels), number)))
+        keys = np.zeros(len(labels)) if thinning is None else thinning.keys(len(labels))
+        parts.append((table, nearest, np.full(len(labels), number), labels, keys))
+        added += len(labels)
+        if thinning is not None and added > limit:  # the table is at most twice the limit
+            parts, added = [thinning(_joined(parts))], 0
     if not parts:
         raise InputError("there is no image to fit the seenmask on")
-    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    columns = _joined(parts) if thinning is None else thinning(_joined(parts))
     return CellTable(
-        statistics=columns[0], nearest=columns[1], labels=columns[2], images=columns[3]
+        statistics=columns[0], nearest=columns[1], images=columns[2], labels=columns[3]
     )
+
+
+def _joined(parts: Sequence[tuple[Array, ...]]) -> tuple[Array, ...]:
+    """Columns of the parts' rows."""
+    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
