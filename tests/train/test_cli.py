@@ -340,6 +340,19 @@ def test_check_data_lists_all_and_ends_with_the_first_fatal_problem(
     assert "class 'cow' is in 4 images of split 'train' only" in result.stdout
 
 
+@pytest.mark.parametrize("option", ["--seenmask-epochs", "--seenmask-learning-rate"])
+def test_options_of_a_linear_seenmask_are_not_for_another(
+    tmp_path: Path, preset: Path, option: str
+) -> None:
+    data = catalogue.write_dataset(tmp_path / "data")
+    options = ["--data", data, "--preset", preset, option, 1, "--check-data"]
+    result = run_train(*options, "--seenmask", "statistics")
+    assert result.exit_code == 2
+    assert f"{option} is about a linear seenmask: got seenmask 'statistics'" in one_line(result)
+    assert "give --seenmask linear" in one_line(result)
+    assert run_train(*options, "--seenmask", "linear").exit_code == 0
+
+
 def test_voc_is_checked_trained_on_and_evaluated(tmp_path: Path) -> None:
     root = trees.write_voc_sbd(tmp_path / "pascal")
     words = tmp_path / "words.txt"

@@ -114,8 +114,8 @@ def train_main(
 ) -> None:
     """Train a Seenmask Zero-shot Network and evaluate it.
 
-    Without a preset the recipe is the thesis'; `--preset szn-mini` is the one of the bundled
-    model.
+    Without a preset the recipe is the thesis' but for the seenmask, which `--seenmask linear`
+    makes the thesis' too; `--preset szn-mini` is the one of the bundled model.
     """
     require_extra("torch", "train")
     from szn_train.progress import Progress
@@ -226,6 +226,7 @@ def _config(data: Path | None, preset: str | None, given: dict[str, Any]) -> Tra
     values: dict[str, Any] = load_presets(preset) if preset else {}
     if "protocol" in given:
         values = under_protocol(values, given["protocol"])
+    linear_only = [name for name in ("seenmask_epochs", "seenmask_learning_rate") if name in given]
     both = {name: given.pop(name, None) for name in ("accumulation", "early_stop")}
     step_options = {
         "embedding_step": {
@@ -246,7 +247,14 @@ def _config(data: Path | None, preset: str | None, given: dict[str, Any]) -> Tra
     values |= given
     if data is not None:
         values["data"] = str(data)
-    return TrainConfig.from_dict(values)
+    config = TrainConfig.from_dict(values)
+    if linear_only and config.seenmask != "linear":
+        raise UsageError(
+            f"--{linear_only[0].replace('_', '-')} is about a linear seenmask",
+            got=f"seenmask {config.seenmask!r}",
+            fix="give --seenmask linear, or leave it out",
+        )
+    return config
 
 
 def _with_random_train_unseen(

@@ -122,7 +122,8 @@ class TrainConfig:
         hold_share: Share of the training images, none with a class of U, that both steps leave out
             and on which the operating point of "statistics" is chosen; at most about 2,000 images.
         seenmask_drop: Points of train_seen mIoU that the operating point may cost on those.
-        balance_seenmask: Weigh seen and unseen pixels equally in the loss of a linear seenmask.
+        balance_seenmask: Weigh seen and unseen pixels equally in the loss of a linear seenmask;
+            "statistics" balances them anyway.
         embedding_step: FCN and embedding head.
         seenmask_step: Linear seenmask head.
         precision: "fp32"; "bf16" or, on GPUs, "fp16" for mixed precision.
