@@ -8,7 +8,8 @@ ratio is the median of the rounds' ratios, above 1 where ours is slower.
   hands over frames, copies the grids out and looks for numbers that are not finite. It pins threads
   to cores, where ours does not, which tells where other programs run: `unpinned` is the ratio to
   the tool told not to.
-- onnxruntime: `InferenceSession.run` with the same session options.
+- onnxruntime: `InferenceSession.run` with the same session and provider options, so that the ratio
+  is that of overheads alone: cuDNN's way to choose algorithms and TF32 are as ours has them.
 - TensorRT: ours alone, where there are a GPU and engines.
 
 A GPU that happens to be there is not what onnxruntime is compared on, unless --device gpu says so.
@@ -246,17 +247,22 @@ def timed_calls(call: Callable[[], Any], seconds: float, at_a_time: int = 1) -> 
 
 
 def bare_onnxruntime(case: Case, frames: NDArray[np.float32]) -> Vendor:
-    """`InferenceSession.run` with the options that our backend sets."""
+    """`InferenceSession.run` with the options that our backend sets, the provider's among them."""
     import onnxruntime as ort
+
+    from szn_runtime.backends.onnxrt import provider_chain
 
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.intra_op_num_threads = 1 if case.hint == "throughput" else case.threads
     options.inter_op_num_threads = 1
-    providers: list[Any] = ["CPUExecutionProvider"]
+    provider = "CPUExecutionProvider"
     if case.on_gpu:
-        providers = [("CUDAExecutionProvider", {"use_tf32": "0"})]
+        provider = "CUDAExecutionProvider"
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    device = BackendOptions(device="gpu" if case.on_gpu else "cpu")
+    providers = provider_chain(provider, device, strict=case.on_gpu)
     session = ort.InferenceSession(
         case.bundle.model_bytes(case.onnx_precision), options, providers=providers
     )

@@ -163,6 +163,7 @@ def main(
     facts = {
         "recipe": Path(recipe).name,
         "refit": refit_text,
+        "label_words": None if words_path is None else words_path.name,
         "epochs": epochs,
         "precision": precision,
         "quick": quick,

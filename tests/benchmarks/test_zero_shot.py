@@ -399,6 +399,7 @@ def test_a_draw_from_images_to_the_file(tmp_path: Path, monkeypatch: pytest.Monk
     assert result.exit_code == 0, result.output
     report: dict[str, Any] = json.loads((tmp_path / "z.json").read_text())
     assert [row["method"] for row in report["rows"]] == ["thesis", "thesis@5%", "stats/3@1.5"]
+    assert (report["refit"], report["label_words"]) == (None, None)
     [draw] = report["draws"]
     assert (draw["seed"], draw["unseen"]) == (1, ["sign", "chair"])
     for row in report["rows"]:
@@ -415,6 +416,13 @@ def test_a_draw_from_images_to_the_file(tmp_path: Path, monkeypatch: pytest.Monk
     assert again.exit_code == 0, again.output
     after = json.loads((tmp_path / "z.json").read_text())
     assert after["rows"] == report["rows"][:1]
+    table = tmp_path / "meanings.json"
+    table.write_text(json.dumps({"chair": ["sofa"]}))
+    monkeypatch.setattr(zero_shot, "refitted", lambda run, cells, _: (run, cells))
+    asked = [*arguments, "--methods", "thesis", "--refit", "4x20", "--label-words", str(table)]
+    assert CliRunner().invoke(zero_shot.main, asked).exit_code == 0
+    after = json.loads((tmp_path / "z.json").read_text())
+    assert (after["refit"], after["label_words"]) == ("4x20", "meanings.json")
 
 
 def test_draws_that_there_are_not() -> None:

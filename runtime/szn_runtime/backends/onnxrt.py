@@ -16,7 +16,7 @@ from szn_runtime.manifest import Manifest
 if TYPE_CHECKING:
     from szn_runtime.bundle import Bundle
 
-__all__ = ["OnnxRuntimeBackend"]
+__all__ = ["OnnxRuntimeBackend", "provider_chain"]
 
 _CPU = "CPUExecutionProvider"
 _PROVIDERS = {
@@ -149,7 +149,7 @@ def _open_session(model: bytes, options: BackendOptions) -> Any:
         # also single operators that the device lacks must not move to the CPU unnoticed
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
-        providers = _chain(wanted, options, strict=strict)
+        providers = provider_chain(wanted, options, strict=strict)
         session = ort.InferenceSession(model, settings, providers=providers)
     except Exception as error:  # onnxruntime's errors share no base class
         raise BackendError(
@@ -170,10 +170,18 @@ def _open_session(model: bytes, options: BackendOptions) -> Any:
     return session
 
 
-def _chain(provider: str, options: BackendOptions, *, strict: bool) -> list[Any]:
+def provider_chain(provider: str, options: BackendOptions, *, strict: bool) -> list[Any]:
     """The provider with its settings, then those that may take what it lacks.
 
     The CPU is not named where nothing may move there: onnxruntime takes both for a contradiction.
+
+    Args:
+        provider: Its name in onnxruntime.
+        options: They number the device.
+        strict: Whether nothing may move to the CPU.
+
+    Returns:
+        `providers` of an `InferenceSession`: names, or names with settings.
     """
     device = {"device_id": str(options.device_index)}
     # fp32 as it is everywhere else: TF32 rounds what convolutions multiply to 10 bits. And cuDNN

@@ -2,8 +2,9 @@
 
 After the first step the features are good but the head has mostly learnt what covers most pixels.
 Training the last layer anew on balanced samples is the second half of decoupled training (Kang et
-al. 2020, "Decoupling representation and classifier for long-tailed recognition", cRT); here it also
-keeps the head near what few steps can say, which serves labels that it has never met.
+al. 2020, "Decoupling representation and classifier for long-tailed recognition", cRT). It says more
+of seen labels that cover few pixels, not of labels that it has never met: alone it finds fewer of
+those (`ZERO_SHOT.md`), and what it gains comes from more dimensions and other words.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from zero_shot_head import refit_embedding
 
 from szn_runtime.errors import InputError
-from szn_train.refit import refit_embedding
 
 RNG = np.random.default_rng(0)
 CENTRES = RNG.normal(size=(4, 12)) * 3
