@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from szn_train.semantic import load_word_vectors
 from szn_train.variance import explained_variance
+from szn_train.word_vectors import load_word_vectors
 
 __all__ = ["VarianceRow", "variance_markdown", "variance_rows"]
 
@@ -46,7 +46,7 @@ def variance_rows(source: str, published: Mapping[str, Any]) -> list[VarianceRow
     """Explained variance of a vocabulary, for the thesis' numbers of dimensions.
 
     Args:
-        source: Of word vectors, as `szn_train.semantic.load_word_vectors` reads it.
+        source: Of word vectors, as `szn_train.word_vectors.load_word_vectors` reads it.
         published: The thesis' tables.
 
     Raises:

@@ -35,7 +35,7 @@ from szn_train.datasets.voc import VOC_CLASSES, VocDataset
 from szn_train.decisions import Predictor
 from szn_train.metrics import confusion_matrix
 from szn_train.run import Run, open_run
-from szn_train.semantic import load_word_vectors
+from szn_train.word_vectors import load_word_vectors
 from tests.train import trees
 from tests.train.test_pretrained import fcn_state
 

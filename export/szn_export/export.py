@@ -45,8 +45,8 @@ from szn_runtime.vocabulary import Projection, Vocabulary
 from szn_train.checkpoint import read_json
 from szn_train.progress import Progress
 from szn_train.run import Run
-from szn_train.semantic import load_word_vectors
 from szn_train.transforms import preprocess_of
+from szn_train.word_vectors import load_word_vectors
 
 __all__ = ["ExportResult", "export", "pytorch_reference"]
 

@@ -19,8 +19,8 @@ from szn_train.figures.curves import history_figure, line_figure
 from szn_train.figures.predictions import Picture, predictions_figure
 from szn_train.metrics import class_scores
 from szn_train.run import Run
-from szn_train.semantic import load_word_vectors
 from szn_train.variance import explained_variance
+from szn_train.word_vectors import load_word_vectors
 
 __all__ = ["draw_evaluation", "draw_predictions", "file_name"]
 
