@@ -62,8 +62,8 @@ def fit_seenmask(
     Training and held-out images pass the network once, those of train_unseen for training twice.
 
     Beside the network memory is bounded. The sample of seen features takes 128 MiB as float16, two
-    to four times that while images are read. Fitting the statistics to it takes three times 256 MiB
-    more at first; then one and, of C channels, about 45 C^2 bytes for their covariance, its
+    to four times that while images are read. Fitting the statistics to it takes twice 256 MiB
+    more at first; then once and, of C channels, about 45 C^2 bytes for their covariance, its
     eigenvectors in float64 and the solver: 0.75 GB with VGG16's 4096, 75 MB with EfficientNet-
     Lite0's 1280. Other cells are about 60 bytes each: at most 200,000 of each label of
     train_unseen, about twice as many while images are read, and all of the held-out images, whose
