@@ -125,6 +125,11 @@ def test_a_class_without_an_embedding_is_found(config: TrainConfig) -> None:
     assert "label 'gizmo': 'gizmo' is not in words.txt" in str(error)
 
 
+def test_one_hot_labels_have_the_dimensions_that_training_gives_them(config: TrainConfig) -> None:
+    assert config.dim != len(catalogue.SPLIT.labels)
+    assert check(config, embeddings="one-hot").fatal == ()
+
+
 def test_a_split_that_leaves_no_image_is_found(config: TrainConfig) -> None:
     report = check(config, unseen=("sheep", "grass", "sky"))
     (error,) = report.fatal

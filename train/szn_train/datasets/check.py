@@ -126,7 +126,8 @@ def check_data(config: TrainConfig, *, progress: Progress) -> DataReport:
     except InputError as error:
         return DataReport(contents=tuple(contents), fatal=(error, *found.fatal))
     try:
-        label_space(split.labels, source=config.embeddings, dim=config.dim)
+        dim = len(split.labels) if config.embeddings == "one-hot" else config.dim  # as in train
+        label_space(split.labels, source=config.embeddings, dim=dim)
     except SznError as error:
         found.fatal.append(error)
     chosen: tuple[str, ...] = ()
