@@ -75,8 +75,11 @@ def changed(model: bytes, change: Callable[[Any], None]) -> bytes:
 
 
 def weight_of(proto: Any, output: str) -> Any:
-    """The weight of the convolution that gives an output."""
-    node = next(n for n in proto.graph.node if output in n.output)
+    """The weight of the last convolution before an output."""
+    made_by = {name: node for node in proto.graph.node for name in node.output}
+    waiting = [output]
+    while (node := made_by[waiting.pop(0)]).op_type != "Conv":
+        waiting += [name for name in node.input if name in made_by]
     return next(t for t in proto.graph.initializer if t.name == node.input[1])
 
 

@@ -645,7 +645,7 @@ def test_szn_mini_in_fp16(mini: Mini) -> None:
 def test_szn_mini_in_int8(mini: Mini, mini_calibration: Calibration, backend: str) -> None:
     integers = to_int8(mini.model, mini_calibration, target="cpu")
     assert facts(integers) == facts(mini.model)
-    assert len(integers) < 0.3 * len(mini.model)
+    assert len(integers) < 0.32 * len(mini.model)  # heads and statistics stay in fp32
     opener = OnnxRuntimeBackend if backend == "onnxruntime" else OpenVinoBackend
     with opener(integers, mini.manifest, BackendOptions(precision="int8")) as opened:
         assert 0 < mini.label_flips(opened) < 4

@@ -371,9 +371,9 @@ class TestEngines:
     @pytest.mark.parametrize(
         ("precision", "capabilities", "megabytes"),
         [
-            ("fp32", (), (13, 16)),
-            ("fp16", ("8.6", "8.9", "12.0"), (6, 9)),
-            ("int8", (), (3.4, 13)),
+            ("fp32", (), (13, 18)),
+            ("fp16", ("8.6", "8.9", "12.0"), (6, 10)),
+            ("int8", (), (3.4, 14)),
         ],
     )
     def test_facts_and_size(
