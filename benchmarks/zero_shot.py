@@ -1,6 +1,6 @@
 """Zero-shot quality over several draws of unseen classes, for several seenmasks.
 
-    python benchmarks/zero_shot.py --dataset msrc21 --data-root DATA --precision bf16 --json FILE
+    python benchmarks/zero_shot.py --dataset msrc21 --data-root DATA --json FILE
 
 Each draw takes 2 + 2 of the 15 object classes of MSRC-21 for train_unseen and U and splits the
 images anew (`zero_shot_draws.py`). A network is trained by the recipe of szn-mini, then every

@@ -3,7 +3,8 @@
 `zero_shot_names.py` lists them. Everything is fitted on `train` and `hold`, where no image shows a
 class of U. Statistics of images that the network was trained on look too well known, so that seen
 cells for `stats` and all operating points come from `hold` alone; logits there are those of models
-that were fitted without the image. `stats@1.5` is what `szn_train.seenmask_fit` does in training.
+that were fitted without the image. `szn_train.seenmask_fit` does in training what `stats@1.5` does,
+with as many cells of each label in the statistics and without folds of the training images.
 """
 
 from __future__ import annotations

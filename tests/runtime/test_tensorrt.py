@@ -56,6 +56,15 @@ def load(bundle: Bundle, **options: Any) -> TensorRTBackend:
     return TensorRTBackend.from_bundle(bundle, BackendOptions(**options))
 
 
+def rtx_beside(gpu: str, monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
+    """A TensorRT-RTX that runs on some capabilities, and a GPU of one."""
+    fake = FakeTensorRT(FakeCuda(), version="1.7.1.116")
+    fake.targets = ("SM75", "SM80", "SM86", "SM120")
+    monkeypatch.setattr(fake_tensorrt, "CAPABILITY", gpu)
+    fake_tensorrt.install(monkeypatch, fake, module="tensorrt_rtx")
+    return fake
+
+
 @pytest.fixture
 def trt(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
     """Fakes that are installed as `tensorrt` and `cuda.bindings.runtime`."""
@@ -233,10 +242,7 @@ class TestLoading:
         self, gpu: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Building again would not help, so that another library is named instead."""
-        fake = FakeTensorRT(FakeCuda(), version="1.7.1.116")
-        fake.targets = ("SM75", "SM80", "SM86", "SM120")
-        monkeypatch.setattr(fake_tensorrt, "CAPABILITY", gpu)
-        fake_tensorrt.install(monkeypatch, fake, module="tensorrt_rtx")
+        fake = rtx_beside(gpu, monkeypatch)
         bundle = engine_bundle(tmp_path / "tiny", facts("rtx", compute_capabilities=()))
         with pytest.raises(BackendError) as caught:
             load(bundle)
@@ -252,10 +258,7 @@ class TestLoading:
     def test_gpus_that_rtx_runs_on(
         self, gpu: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        fake = FakeTensorRT(FakeCuda(), version="1.7.1.116")
-        fake.targets = ("SM75", "SM80", "SM86", "SM120")
-        monkeypatch.setattr(fake_tensorrt, "CAPABILITY", gpu)
-        fake_tensorrt.install(monkeypatch, fake, module="tensorrt_rtx")
+        rtx_beside(gpu, monkeypatch)
         about = facts("rtx", compute_capabilities=())
         with load(engine_bundle(tmp_path / "tiny", about)) as backend:
             assert backend.device == f"gpu:0 NVIDIA Orin ({gpu})"
