@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from szn_train import seenmask_fit
 from szn_train.backbones import Backbone, BackboneInfo
+from szn_train.cell_sample import Cells
 from szn_train.datasets import FolderDataset, select
 from szn_train.model import SeenmaskZeroShotNetwork
 from szn_train.progress import Progress
 from szn_train.seen_statistics import STATISTICS, fit_statistics
-from szn_train.seenmask_fit import _Cells, _Sample, _table, _Thinning, fit_seenmask
+from szn_train.seenmask_fit import _table, fit_seenmask
 from szn_train.seenmask_regression import CellTable
 from szn_train.semantic import LabelSpace
 from szn_train.transforms import plain, preprocess_of
@@ -22,39 +22,20 @@ from tests.train import catalogue
 UNIT = np.eye(3, dtype=np.float32)[:2]
 
 
-def test_a_sample_is_bounded_even_and_repeatable() -> None:
-    def sampled() -> tuple[np.ndarray, np.ndarray]:
-        sample = _Sample([0, 1], 100, seed=3)
-        for image in range(50):
-            labels = np.array([0] * 60 + [1] + [7] * 20, np.uint8)
-            features = np.full((len(labels), 2), image, np.float32)
-            sample.add(features, labels)
-            assert sum(len(k) for part in sample._kept.values() for k, _ in part) <= 260
-        return sample.taken()
-
-    features, labels = sampled()
-    assert np.bincount(labels).tolist() == [100, 50]
-    assert features.dtype == np.float16
-    assert features[labels == 0, 0].mean() == pytest.approx(24.5, abs=4)  # from all images alike
-    again = sampled()
-    np.testing.assert_array_equal(again[0], features)
-
-
-def images(count: int) -> Iterator[_Cells]:
+def images(count: int) -> Iterator[Cells]:
     """Of each image 60 cells of label 3, one of 4 and 20 of 0, numbered in their first feature."""
     rng = np.random.default_rng(5)
     for image in range(count):
         features = rng.normal(size=(81, 4)).astype(np.float32)
         features[:, 0] = 100 * image + np.arange(81)
         labels = np.array([3] * 60 + [4] + [0] * 20, np.uint8)
-        yield _Cells(features=features, embedding=features[:, :3], labels=labels)
+        yield Cells(features=features, embedding=features[:, :3], labels=labels)
 
 
 def tabled(count: int, most: int | None) -> CellTable:
     features = np.random.default_rng(0).normal(size=(40, 4))
     statistics = fit_statistics(features, np.repeat([0, 1], 20), UNIT, scale=10.0, components=2)
-    thinning = None if most is None else _Thinning(most, seed=3)
-    return _table(images(count), statistics, UNIT, np.array([3, 4]), thinning)
+    return _table(images(count), statistics, UNIT, np.array([3, 4]), most, seed=3)
 
 
 @pytest.mark.parametrize("most", [1200, 5000])
@@ -65,23 +46,16 @@ def test_cells_up_to_the_bound_all_stay_in_order(most: int) -> None:
         np.testing.assert_array_equal(getattr(found, column), getattr(whole, column))
 
 
-def test_more_cells_are_an_even_and_repeatable_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows: list[int] = []
-    joined = seenmask_fit._joined
-
-    def counted(parts: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
-        rows.append(sum(len(part[0]) for part in parts))
-        return joined(parts)
-
-    monkeypatch.setattr(seenmask_fit, "_joined", counted)
+def test_more_cells_are_an_even_and_repeatable_sample() -> None:
     found = tabled(50, 100)
     assert np.bincount(found.labels)[3:].tolist() == [100, 50]
-    assert max(rows) <= 2 * 200 + 61
     assert (np.diff(found.images) >= 0).all()
     assert found.images[found.labels == 3].mean() == pytest.approx(24.5, abs=4)
     whole = tabled(50, None)
     norms = STATISTICS.index("feature_norm")
     assert np.isin(found.statistics[:, norms], whole.statistics[:, norms]).all()
+    rows = np.flatnonzero(np.isin(whole.statistics[:, norms], found.statistics[:, norms]))
+    np.testing.assert_array_equal(found.images, whole.images[rows])  # rows stay together
     again = tabled(50, 100)
     np.testing.assert_array_equal(again.statistics, found.statistics)
 
