@@ -19,12 +19,10 @@ from numpy.typing import NDArray
 from zero_shot_names import Method
 from zero_shot_runs import Cells
 
-from szn_runtime.errors import UsageError
 from szn_train.calibration import class_balance, lost_share, recall_at, roc_auc, seen_bias
 from szn_train.classes import VOID, ClassSplit
 from szn_train.logistic import Logistic
-from szn_train.seen_statistics import STATISTICS, SeenStatistics, fit_statistics
-from szn_train.seenmask_head import StatisticalSeenmask
+from szn_train.seen_statistics import SeenStatistics, fit_statistics
 from szn_train.seenmask_regression import SeenCells, fit_sides
 from szn_train.semantic import LabelSpace
 
@@ -97,35 +95,6 @@ class Fitting:
                 "hold_fcn_je_miou": self._seen_cells.perfect,
                 **self._left_out(method),
             },
-        )
-
-    def head(self, method: Method, bias: float) -> StatisticalSeenmask:
-        """A fitted method as the module that an exported graph would hold.
-
-        Args:
-            method: `linear`, `stats` or `both`; the thesis' own is in the network already, and
-                `gap` cannot be in a graph.
-            bias: Of its operating point.
-
-        Raises:
-            UsageError: If it is another one.
-        """
-        if method.base not in {"linear", "stats", "both"}:
-            raise UsageError(f"no head of {method.name}", expected="linear, stats or both")
-        model = self._model(method, self.split.train_unseen, None)
-        feature_weight, statistic_weight = None, None
-        if method.base in {"linear", "both"}:  # the first input is the features' logit
-            features = self._feature_model(self.split.train_unseen, None)
-            feature_weight = model.weight[0] * features.weight
-            bias += model.weight[0] * features.bias
-        if method.base in {"stats", "both"}:
-            statistic_weight = model.weight[-len(STATISTICS) :]
-        return StatisticalSeenmask(
-            feature_weight=feature_weight,
-            statistics=None if statistic_weight is None else self._seen_statistics,
-            statistic_weight=statistic_weight,
-            bias=bias + model.bias,
-            window=method.window,
         )
 
     def _left_out(self, method: Method) -> dict[str, float | None]:

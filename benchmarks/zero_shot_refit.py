@@ -1,8 +1,8 @@
 """A draw's network with its embedding head trained once more, in another space of words.
 
-The features stay as they are (`zero_shot_head.py`), so the head of any number of dimensions is
-fitted to the cached cells in seconds: what the choice of words, dimensions and loss is worth can be
-measured without training networks.
+The features stay as they are, so that the head of any number of dimensions is fitted to the cached
+cells in seconds, as training does (`szn_train.embedding_refit`): what the choice of words,
+dimensions and loss is worth can be measured without training networks.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from zero_shot_head import EmbeddingHead, refit_embedding
 from zero_shot_runs import Cells
 
 from szn_runtime.errors import InputError, UsageError
+from szn_train.embedding_refit import EmbeddingHead, refit_embedding
 from szn_train.run import Run
 from szn_train.semantic import label_space
 

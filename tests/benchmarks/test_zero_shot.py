@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import zero_shot
 import zero_shot_runs
 from click.testing import CliRunner
@@ -273,25 +272,6 @@ def test_a_wider_window_is_a_mean(fitting: Fitting) -> None:
     first = narrow[:20].reshape(4, 5)
     assert wide[6] == pytest.approx(first[0:3, 0:3].mean(), rel=1e-4)  # node (1, 1)
     assert wide[0] == pytest.approx(first[0:2, 0:2].mean(), rel=1e-4)
-
-
-@pytest.mark.parametrize("name", ["linear/3@5%", "stats@5%", "both/3@5%"])
-def test_a_method_is_the_module_that_a_graph_would_hold(fitting: Fitting, name: str) -> None:
-    method, test = parse_method(name), drawn_cells((0, 1, 2, 5), 2)
-    fitted = fitting.fit(method)
-    bias = fitted.facts["bias"]
-    assert bias is not None
-    head, expected = fitting.head(method, bias), fitted.logits(test)
-    for image, rows in enumerate(test.rows()):
-        grids = [
-            torch.from_numpy(test.grid(values.astype(np.float32), image, rows))[None]
-            for values in (test.features, test.embedding)
-        ]
-        scores = head(*grids)[0].numpy()
-        ours = test.grid(expected, image, rows)
-        np.testing.assert_allclose(scores[1] - scores[0], ours, rtol=1e-3, atol=2e-3)
-    with pytest.raises(UsageError, match="no head of gap"):
-        fitting.head(parse_method("gap"), 0.0)
 
 
 def test_an_operating_point_by_what_it_costs(fitting: Fitting) -> None:

@@ -44,8 +44,9 @@ def cells(seed: int) -> Cells:
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     config = TrainConfig(
-        data="d", dim=3, loss="cosine_ce", backbone="efficientnet_lite0", weights="none"
-    )
+        data="d", dim=3, loss="cosine_ce", backbone="efficientnet_lite0", weights="none",
+        train_unseen=SPLIT.train_unseen, unseen=SPLIT.unseen,
+    )  # fmt: skip
     return Run(
         folder=tmp_path,
         config=config,

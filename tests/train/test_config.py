@@ -83,6 +83,7 @@ def test_a_step_that_makes_no_sense_is_refused(key: str, bad: Any, expected: str
         ("void", (3,), "a list of names"),
         ("backbone", 7, "a text"),
         ("balance_seenmask", 1, "true or false"),
+        ("refit_embedding", 1, "true or false"),
         ("exposure", -0.5, "0 or more"),
         ("exposure", float("inf"), "0 or more"),
         ("seenmask", "perfect", "statistics or linear"),
@@ -109,11 +110,12 @@ def test_the_softmax_loss_takes_one_hot_embeddings() -> None:
     assert TrainConfig(data="d", embeddings="one-hot").loss == "cosine"  # the control experiment
 
 
-def test_exposure_needs_a_loss_of_cosines() -> None:
-    with pytest.raises(UsageError, match="exposure is about cosines: got loss 'mse'"):
-        TrainConfig(data="d", loss="mse", exposure=1.0)
+@pytest.mark.parametrize(("key", "value"), [("exposure", 1.0), ("refit_embedding", True)])
+def test_what_needs_a_loss_of_cosines(key: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=f"{key} is about cosines: got loss 'mse'"):
+        TrainConfig(**{"data": "d", "loss": "mse", key: value})
     for loss in ("cosine", "cosine_ce"):
-        assert TrainConfig(data="d", loss=loss, exposure=1.0).exposure == 1
+        assert getattr(TrainConfig(**{"data": "d", "loss": loss, key: value}), key) == value
 
 
 def test_crops_fit_the_stride_of_the_run() -> None:

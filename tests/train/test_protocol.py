@@ -76,6 +76,15 @@ def test_another_protocol_keeps_the_classes_of_a_preset_and_drops_its_recipe() -
     assert load_presets("thesis,context-31-2-2")["embedding_step"] == preset["embedding_step"]
 
 
+def test_the_thesis_refits_no_embedding() -> None:
+    assert config_of(protocol="thesis").refit_embedding is False
+    preset = {"refit_embedding": True, "loss": "cosine_ce", "dim": 50}
+    values = under_protocol(preset, "thesis")
+    assert values == {"dim": 50, "protocol": "thesis"}
+    assert TrainConfig.from_dict({**values, "data": "d"}).refit_embedding is False
+    assert config_of(protocol="thesis", refit_embedding=True).refit_embedding is True
+
+
 def test_a_saved_configuration_comes_back_as_it_was() -> None:
     config = config_of(protocol="thesis", backbone="efficientnet_lite0", pixels="imagenet")
     assert TrainConfig.from_dict(config.to_dict()) == config

@@ -10,8 +10,7 @@ import torch
 
 from szn_runtime.errors import InputError, TrainingError, UsageError
 from szn_train.checkpoint import load_weights, save_label_space, save_weights
-from szn_train.classes import ClassSplit
-from szn_train.run import Run, build_network, open_run, saved_config
+from szn_train.run import Run, build_network, class_split, open_run, saved_config
 from szn_train.semantic import LabelSpace, label_space
 from tests.train import catalogue
 from tests.train.catalogue import CLASSES
@@ -86,8 +85,9 @@ def test_a_seenmask_of_statistics_has_the_shapes_of_its_run(finished: Path) -> N
     assert grids.seenmask.shape == (1, 2, 2, 3)
     assert (grids.seenmask[:, 1] > grids.seenmask[:, 0]).all()  # seen, until it is fitted
     # without a class to fit it on it is the thesis'
-    none = ClassSplit(names=CLASSES, void=("rock",), unseen=("sheep",))
-    assert isinstance(build_network(other, none).seenmask_head, torch.nn.Conv2d)
+    none = dataclasses.replace(other, train_unseen=())
+    split = class_split(none, CLASSES)
+    assert isinstance(build_network(none, split).seenmask_head, torch.nn.Conv2d)
 
 
 @pytest.mark.parametrize("dim", [2, 7])

@@ -75,6 +75,11 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
     type=click.Choice(["cosine", "mse", "cosine_ce", "cross_entropy"]),
     help="Of the embedding; cross_entropy is FCN-S.",
 )
+@click.option(
+    "--refit-embedding/--no-refit-embedding",
+    default=None,
+    help="Fit the embedding head anew on frozen features and balanced cells.",
+)
 @click.option("--long-side", type=int, help="Longer side of a frame, in pixels.")
 @click.option("--epochs", type=int, help="Of the embedding step.")
 @click.option("--batch-size", type=int, help="Of the embedding step.")

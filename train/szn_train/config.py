@@ -108,7 +108,9 @@ class TrainConfig:
             "cross_entropy" of the embedding's own numbers, which makes the model FCN-S.
         reduction: Over the labelled pixels of an image: "mean" over those of the batch, or their
             "sum" averaged over the images.
-        similarity_scale: Factor on the cosine in "cosine_ce".
+        similarity_scale: Factor on the cosine in "cosine_ce", the refit and the statistics.
+        refit_embedding: After the first step the embedding head is fitted anew, on frozen features
+            and balanced cells ("cosine" and "cosine_ce" only; `szn_train.embedding_refit`).
         exposure: Weight of pixels of train_unseen in the first step, which then shall not prefer
             any seen label ("cosine" and "cosine_ce" only); 0 leaves their images out, as the thesis
             does.
@@ -150,6 +152,7 @@ class TrainConfig:
     loss: Literal["cosine", "mse", "cosine_ce", "cross_entropy"] = "cosine"
     reduction: Literal["mean", "sum"] = "mean"
     similarity_scale: float = 10.0
+    refit_embedding: bool = False
     exposure: float = 0.0
     long_side: int = 512
     resize: bool = True
@@ -172,10 +175,13 @@ class TrainConfig:
         _check("long_side", self.long_side, self.long_side >= 32, "32 or more")
         _check("similarity_scale", self.similarity_scale, _positive(self.similarity_scale), "> 0")
         _check("exposure", self.exposure, 0 <= self.exposure < math.inf, "0 or more")
-        if self.exposure and self.loss not in {"cosine", "cosine_ce"}:
-            raise UsageError(
-                "exposure is about cosines", got=f"loss {self.loss!r}", expected="cosine, cosine_ce"
-            )
+        for key in ("exposure", "refit_embedding"):
+            if getattr(self, key) and self.loss not in {"cosine", "cosine_ce"}:
+                raise UsageError(
+                    f"{key} is about cosines",
+                    got=f"loss {self.loss!r}",
+                    expected="cosine, cosine_ce",
+                )
         _check("hold_share", self.hold_share, 0 < self.hold_share <= 0.5, "in (0, 0.5]")
         _check("seenmask_drop", self.seenmask_drop, 0 <= self.seenmask_drop < math.inf, "0 or more")
         _check("seed", self.seed, 0 <= self.seed < 2**32, "0 to 4294967295")

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["Processes"]
 
 _LONGEST_WAIT = timedelta(hours=24)
-"""That processes wait for one another. While the first one fits a seenmask of statistics to a large
-data set the others wait at a barrier, which torch breaks after 10 minutes on GPUs and 30 on CPUs,
-and again in every resumed run. A process that dies is no reason for a short one: the launcher ends
-the others."""
+"""That processes wait for one another. While the first one fits an embedding head or a seenmask of
+statistics to a large data set the others wait, which torch breaks off after 10 minutes on GPUs and
+30 on CPUs, and again in every resumed run. A process that dies is no reason for a short one: the
+launcher ends the others."""
 
 _MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
@@ -119,6 +119,16 @@ class Processes:
         from accelerate.utils import gather_object
 
         return list(gather_object([value]))
+
+    def broadcast(self, module: nn.Module) -> None:
+        """Give the module of every process the parameters of the first one's; the others wait."""
+        if self.count == 1:
+            return
+        from accelerate.utils import broadcast
+
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.copy_(broadcast(parameter.detach().contiguous()))
 
     def wait(self) -> None:
         """Until every process is here."""

@@ -88,8 +88,7 @@ def build_network(
 ) -> SeenmaskZeroShotNetwork:
     """The network of a configuration, channels last, which is faster on CPUs.
 
-    Its seenmask is one of statistics if the configuration says so and there is a class to fit it
-    on; it has to be fitted or loaded.
+    Its seenmask is one of statistics if the configuration fits one; it has to be fitted or loaded.
 
     Raises:
         TrainingError: If the configuration does not go with its backbone, or the weights cannot be
@@ -104,7 +103,7 @@ def build_network(
         pixels=config.pixels,
     )
     network = SeenmaskZeroShotNetwork(backbone, config.dim, config.head_init)
-    if config.seenmask == "statistics" and split.train_unseen:
+    if config.fits_seenmask:
         network.seenmask_head = StatisticalSeenmask.unfitted(
             channels=backbone.info.channels,
             dim=config.dim,

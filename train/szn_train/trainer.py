@@ -20,6 +20,7 @@ from szn_train.classes import ClassSplit
 from szn_train.config import StepConfig, TrainConfig
 from szn_train.datasets import Dataset, Selection, open_dataset, select
 from szn_train.datasets.selection import check_held
+from szn_train.embedding_refit import fit_embedding
 from szn_train.history import History
 from szn_train.model import SeenmaskZeroShotNetwork
 from szn_train.objectives import Objective, embedding_objective, seenmask_objective
@@ -30,7 +31,7 @@ from szn_train.run import Run, build_network, class_split, open_run
 from szn_train.seenmask_fit import fit_seenmask
 from szn_train.semantic import LabelSpace, label_space
 from szn_train.step import TrainingStep
-from szn_train.transforms import augmented, plain, preprocess_of
+from szn_train.transforms import Transform, augmented, plain, preprocess_of
 from szn_train.validation import Validation
 
 __all__ = ["train"]
@@ -39,8 +40,8 @@ __all__ = ["train"]
 def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool = False) -> Run:
     """Run both steps, or go on where a run stopped.
 
-    A seenmask of statistics is fitted after the first step, by the first process; a run that was
-    stopped meanwhile fits it again.
+    After the first step the first process fits the embedding head anew and then a seenmask of
+    statistics, as configured; a run that was stopped meanwhile fits them again.
 
     Under `torchrun` or `accelerate launch` every process calls this with the same arguments and
     the same folder, which they must share; the first one writes and prints.
@@ -116,6 +117,8 @@ def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool
         )
         exposed = selection.seenmask_ids if config.exposure else selection.embedding_ids
         steps.embedding(exposed, space)
+        if config.refit_embedding:
+            steps.refit(selection, space)
         if fits:
             steps.fit(selection, space)
         elif trains:
@@ -157,6 +160,28 @@ class _Steps:
         score = self.validation.embedding if self.validation else None
         self._run(step, self.config.embedding_step, ids, objective, score)
 
+    def refit(self, selection: Selection, space: LabelSpace) -> None:
+        """Embedding head anew on the frozen FCN; the first process fits it for all of them."""
+        checkpoint = self.history.checkpoint
+        if checkpoint and checkpoint["step"] != "embedding":
+            return  # a later step's checkpoint holds it
+        config, network = self.config, self.network.eval()
+        if self.processes.is_main:
+            head = fit_embedding(
+                network,
+                self.dataset,
+                self.split,
+                space,
+                ids=selection.embedding_ids,
+                transform=self._unaugmented(),
+                scale=config.similarity_scale,
+                seed=config.seed,
+                progress=self.progress,
+            )
+            head.load_into(network.embedding_head)
+            self.progress.line("embedding: head fitted anew on balanced cells")
+        self.processes.broadcast(network.embedding_head)
+
     def fit(self, selection: Selection, space: LabelSpace) -> None:
         """Seenmask of statistics; the first process fits it, and only that one has it then."""
         if not self.processes.is_main:
@@ -171,9 +196,7 @@ class _Steps:
             train_ids=selection.seenmask_ids,
             taught_ids=[i for i in selection.seenmask_ids if i not in kept],
             hold_ids=selection.hold_ids,
-            transform=plain(
-                preprocess_of(network.backbone.info, config.long_side), resize=config.resize
-            ),
+            transform=self._unaugmented(),
             scale=config.similarity_scale,
             drop=config.seenmask_drop,
             seed=config.seed,
@@ -211,6 +234,11 @@ class _Steps:
         score = self.validation.seenmask if self.validation else None
         self._run(step, self.config.seenmask_step, ids, objective, score)
 
+    def _unaugmented(self) -> Transform:
+        """What evaluation does to an image."""
+        preprocess = preprocess_of(self.network.backbone.info, self.config.long_side)
+        return plain(preprocess, resize=self.config.resize)
+
     def _run(
         self,
         step: TrainingStep,
@@ -220,12 +248,10 @@ class _Steps:
         score: Callable[[nn.Module], float] | None,
     ) -> None:
         config = self.config
-        preprocess = preprocess_of(self.network.backbone.info, config.long_side)
-        transform = (
-            augmented(preprocess, config.crop_hw, resize=config.resize)
-            if settings.augment
-            else plain(preprocess, resize=config.resize)
-        )
+        transform = self._unaugmented()
+        if settings.augment:
+            preprocess = preprocess_of(self.network.backbone.info, config.long_side)
+            transform = augmented(preprocess, config.crop_hw, resize=config.resize)
         batches = Batches(
             self.dataset,
             self.split,
