@@ -21,6 +21,7 @@ from szn_train.cells import cell_labels
 from szn_train.checkpoint import load_checkpoint, save_checkpoint
 from szn_train.config import StepConfig, TrainConfig
 from szn_train.datasets import open_dataset
+from szn_train.embedding_refit import fit_embedding
 from szn_train.evaluate import evaluate
 from szn_train.history import History
 from szn_train.model import upsample
@@ -364,6 +365,84 @@ def test_exposure_trains_the_first_step_on_train_unseen_as_well(
     assert exposed == again == second == alone | {"t6", "t7"}
 
 
+# the embedding head's refit ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def refitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, Run]:
+    root = tmp_path_factory.mktemp("refitted")
+    config = config_for(root, refit_embedding=True)
+    return config, train(config, root / "run", progress=Progress(quiet=True))
+
+
+def test_a_refit_changes_the_embedding_head_alone(
+    whole: tuple[TrainConfig, Run], refitted: tuple[TrainConfig, Run]
+) -> None:
+    ours, theirs = weights(refitted[1]), weights(whole[1])
+    assert ours.keys() == theirs.keys()
+    changed = {name for name in ours if not torch.equal(ours[name], theirs[name])}
+    assert changed == {"embedding_head.weight", "embedding_head.bias"}
+
+
+def test_a_refit_is_of_the_images_of_train_seen_and_what_the_run_says(
+    refitted: tuple[TrainConfig, Run], whole: tuple[TrainConfig, Run]
+) -> None:
+    config, run = refitted
+    network = whole[1].network  # has the same features
+    dataset = open_dataset(config, Path(config.data), "train")
+    head = fit_embedding(
+        network, dataset, run.split, run.space, ids=("t0", "t1", "t2", "t3", "t4", "t5"),
+        transform=plain(preprocess_of(network.backbone.info, config.long_side)),
+        scale=config.similarity_scale, seed=config.seed, progress=Progress(quiet=True),
+    )  # fmt: skip
+    found = weights(run)
+    weight = found["embedding_head.weight"][:, :, 0, 0]
+    np.testing.assert_allclose(weight, head.weight, atol=1e-6)
+    np.testing.assert_allclose(found["embedding_head.bias"], head.bias, atol=1e-6)
+
+
+@pytest.mark.parametrize("tasks", [2, 3, 4])  # two epochs, the refit, two epochs
+def test_a_run_with_a_refit_that_is_killed_resumes_to_the_same_weights(
+    refitted: tuple[TrainConfig, Run], tmp_path: Path, tasks: int
+) -> None:
+    config, unbroken = refitted
+    with pytest.raises(Killed):
+        train(config, tmp_path, progress=KilledAfter(tasks))
+    resumed = train(config, tmp_path, progress=Progress(quiet=True), resume=True)
+    for name, tensor in weights(resumed).items():
+        assert torch.equal(tensor, weights(unbroken)[name]), name
+
+
+def test_a_refit_is_not_done_again_once_the_seenmask_trains(
+    refitted: tuple[TrainConfig, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, unbroken = refitted
+    with pytest.raises(Killed):
+        train(config, tmp_path, progress=KilledAfter(4))
+    saved = load_checkpoint(tmp_path / "checkpoint.pt")
+    assert saved["step"] == "seenmask"
+    expected = weights(unbroken)["embedding_head.weight"]
+    assert torch.equal(saved["network"]["embedding_head.weight"], expected)
+    monkeypatch.delattr("szn_train.trainer.fit_embedding")
+    resumed = train(config, tmp_path, progress=Progress(quiet=True), resume=True)
+    assert torch.equal(weights(resumed)["embedding_head.weight"], expected)
+
+
+def test_a_refit_and_weights_that_stop_early(tmp_path: Path) -> None:
+    step = StepConfig(epochs=2, batch_size=3, learning_rate=1e-3, early_stop=2)
+    steps = {"embedding_step": step, "seenmask_step": step}
+    run = catalogue.train_tiny(tmp_path / "refit", **steps, refit_embedding=True)
+    best = load_checkpoint(run.folder / "best.pt")
+    assert best["step"] == "seenmask"
+    for name, tensor in best["network"].items():
+        assert torch.equal(weights(run)[name], tensor), name
+    plain_run = catalogue.train_tiny(tmp_path / "plain", **steps)
+    ours, theirs = weights(run), weights(plain_run)
+    assert not torch.equal(ours["embedding_head.weight"], theirs["embedding_head.weight"])
+    for name in (each for each in ours if each.startswith("backbone")):
+        assert torch.equal(ours[name], theirs[name]), name
+
+
 def test_fcn_s_scores_every_label_and_sei_takes_the_highest(tmp_path: Path) -> None:
     step = StepConfig(epochs=12, batch_size=3, learning_rate=3e-3)
     run = catalogue.train_tiny(
@@ -485,6 +564,24 @@ def test_a_run_that_is_killed_while_it_fits_ends_the_same(
     resumed = train(config, tmp_path, progress=Progress(quiet=True), resume=True)
     for name, tensor in weights(resumed).items():
         assert torch.equal(tensor, weights(unbroken)[name]), name
+
+
+def test_a_seenmask_of_statistics_reads_the_refitted_head(
+    statistical: tuple[TrainConfig, Run], tmp_path: Path
+) -> None:
+    config, plain_run = statistical
+    config = dataclasses.replace(config, refit_embedding=True)
+    run = train(config, tmp_path / "whole", progress=Progress(quiet=True))
+    ours, theirs = weights(run), weights(plain_run)
+    for name in (each for each in ours if each.startswith("backbone")):
+        assert torch.equal(ours[name], theirs[name]), name
+    for name in ("embedding_head.weight", "seenmask_head.statistic_weight"):
+        assert not torch.equal(ours[name], theirs[name])
+    with pytest.raises(Killed):
+        train(config, tmp_path / "broken", progress=KilledAfter(4))  # in the seenmask's fit
+    resumed = train(config, tmp_path / "broken", progress=Progress(quiet=True), resume=True)
+    for name, tensor in weights(resumed).items():
+        assert torch.equal(tensor, ours[name]), name
 
 
 def test_too_few_images_for_an_operating_point(tmp_path: Path) -> None:
