@@ -98,7 +98,7 @@ def label_space(
         dim: Dimensions j.
         words: Label to words that mean the same; it gets the mean of their vectors and of its own,
             which tells "chair" the furniture from the chair of a board.
-        progress: Told of what takes a minute.
+        progress: Where lines and bars go, if words are encoded.
 
     Raises:
         InputError: If a name or a word is unknown, words are given for what is no label, the

@@ -48,7 +48,7 @@ def beside_minilm(glove: WordVectors, *, progress: Progress | None = None) -> Wo
 
     Args:
         glove: GloVe, the most frequent word first.
-        progress: Told before words are encoded, which takes a minute or two on a CPU.
+        progress: Where the bar goes while words are encoded: minutes on a CPU.
 
     Raises:
         MissingDependencyError: If the encoder's packages are not installed.
@@ -59,8 +59,8 @@ def beside_minilm(glove: WordVectors, *, progress: Progress | None = None) -> Wo
 
     def encode(texts: Sequence[str]) -> NDArray[np.float32]:
         if progress is not None:
-            progress.line(f"encoding {len(texts):,} words with all-MiniLM-L6-v2, this once")
-        return minilm_encoder()(texts)
+            progress.line(f"encoding {len(texts):,} words with all-MiniLM-L6-v2, only this once")
+        return minilm_encoder(progress=progress)(texts)
 
     return side_by_side(
         WordVectors(source=glove.source, words=words, vectors=glove.vectors[: len(words)]),
@@ -99,8 +99,11 @@ def _centred(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return normed.astype(np.float32)
 
 
-def minilm_encoder() -> Encoder:
+def minilm_encoder(*, progress: Progress | None = None) -> Encoder:
     """all-MiniLM-L6-v2, in batches of texts of about one length, on the GPU if there is one.
+
+    Args:
+        progress: Where the bar over the batches goes.
 
     Raises:
         MissingDependencyError: If its packages are not installed.
@@ -126,16 +129,19 @@ def minilm_encoder() -> Encoder:
     def encode(texts: Sequence[str]) -> NDArray[np.float32]:
         order = sorted(range(len(texts)), key=lambda row: len(texts[row]))  # hardly any padding
         embeddings = np.empty((len(texts), network.config.hidden_size), dtype=np.float32)
-        for start in range(0, len(texts), _BATCH):
-            rows = order[start : start + _BATCH]
-            batch = tokenizer(
-                [texts[row] for row in rows], padding=True, truncation=True, return_tensors="pt"
-            ).to(device)
-            with torch.inference_mode():
+        starts = range(0, len(texts), _BATCH)
+        shown = progress or Progress(quiet=True)
+        with shown, shown.task("encode words", len(starts)) as bar, torch.inference_mode():
+            for start in starts:
+                rows = order[start : start + _BATCH]
+                batch = tokenizer(
+                    [texts[row] for row in rows], padding=True, truncation=True, return_tensors="pt"
+                ).to(device)
                 states = network(**batch).last_hidden_state  # (N, tokens, e)
                 mask = batch["attention_mask"][..., None]  # (N, tokens, 1)
                 means = (states * mask).sum(dim=1) / mask.sum(dim=1)
                 embeddings[rows] = torch.nn.functional.normalize(means, dim=1).cpu().numpy()
+                bar.advance()
         return embeddings
 
     return encode

@@ -87,7 +87,7 @@ def load_word_vectors(source: str, *, progress: Progress | None = None) -> WordV
 
     Args:
         source: One of these names, or a file.
-        progress: Told of what takes a minute.
+        progress: Where lines and bars go, if words are encoded.
 
     Raises:
         InputError: If the file is missing or not a word-vector file.
