@@ -94,9 +94,11 @@ class Runs:
 
     def folder(self, variant: str) -> Path:
         """Run folder of a variant."""
-        # what a linear seenmask does not know of makes no other run
+        # what a linear seenmask does not know of makes no other run, nor do labels without words
         others = {"data", "seenmask", "hold_share", "seenmask_drop"}
         values = {k: v for k, v in self.config(variant).to_dict().items() if k not in others}
+        if not values["label_words"]:
+            del values["label_words"]
         digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
         return self._folder / f"{variant}-{digest}"
 
