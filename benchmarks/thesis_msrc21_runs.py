@@ -108,6 +108,6 @@ VARIANTS: Mapping[str, Variant] = {
     "taught-4": Variant(split="taught-4"),
     "seed-1": Variant(split="standard", changes={"seed": 1}),
     "seed-2": Variant(split="standard", changes={"seed": 2}),
-    "full-fcn-s": _full(**_SOFTMAX),
+    "full-fcn-s": _full(**_SOFTMAX, refit_embedding=False),
     "full-fcn-je": _full(),
 }

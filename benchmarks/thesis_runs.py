@@ -94,9 +94,12 @@ class Runs:
 
     def folder(self, variant: str) -> Path:
         """Run folder of a variant."""
-        # what a linear seenmask does not know of makes no other run
+        # what a linear seenmask does not know of makes no other run, nor do later keys that are off
         others = {"data", "seenmask", "hold_share", "seenmask_drop"}
         values = {k: v for k, v in self.config(variant).to_dict().items() if k not in others}
+        for key in ("label_words", "refit_embedding"):
+            if not values[key]:
+                del values[key]
         digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
         return self._folder / f"{variant}-{digest}"
 

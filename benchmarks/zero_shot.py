@@ -26,13 +26,14 @@ from thesis_data import data_folder
 from zero_shot_draws import SEEDS, SPLITS, class_presence, draw_of
 from zero_shot_methods import Fitting
 from zero_shot_names import DEFAULT, parse_method
-from zero_shot_refit import Refit, label_words, parse_refit, refitted
+from zero_shot_refit import Refit, parse_refit, refitted
 from zero_shot_results import evaluate_methods, spreads_and_means, table
 from zero_shot_runs import DrawRuns
 
 from szn_runtime._command import Command
 from szn_runtime.errors import InputError, UsageError
 from szn_train.datasets import open_dataset
+from szn_train.label_words import read_label_words
 from szn_train.progress import Progress
 
 _PATH = click.Path(path_type=Path)
@@ -67,7 +68,7 @@ def chosen_refit(text: str | None, words: Path | None) -> Refit | None:
             raise UsageError("label words", got=words, expected="none without --refit")
         return None
     dim, scale = parse_refit(text)
-    return Refit(dim=dim, scale=scale, words=None if words is None else label_words(words))
+    return Refit(dim=dim, scale=scale, words=None if words is None else read_label_words(words))
 
 
 @click.command(cls=Command)

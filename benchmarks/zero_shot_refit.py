@@ -7,21 +7,19 @@ dimensions and loss is worth can be measured without training networks.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from zero_shot_runs import Cells
 
-from szn_runtime.errors import InputError, UsageError
+from szn_runtime.errors import UsageError
 from szn_train.embedding_refit import EmbeddingHead, refit_embedding
 from szn_train.run import Run
 from szn_train.semantic import label_space
 
-__all__ = ["Refit", "label_words", "parse_refit", "refitted"]
+__all__ = ["Refit", "parse_refit", "refitted"]
 
 _ROWS = 8192
 
@@ -39,7 +37,7 @@ class Refit:
 
     dim: int
     scale: float
-    words: Mapping[str, tuple[str, ...]] | None = None
+    words: Mapping[str, Sequence[str]] | None = None
     embeddings: str = "glove"
 
 
@@ -53,25 +51,6 @@ def parse_refit(text: str) -> tuple[int, float]:
     if found is None or int(found[1]) < 2 or float(found[2]) <= 0:
         raise UsageError("refit", got=text, expected="dimensions and scale, such as 50x20")
     return int(found[1]), float(found[2])
-
-
-def label_words(path: Path) -> dict[str, tuple[str, ...]]:
-    """Label to words that mean the same, from a JSON file.
-
-    Raises:
-        InputError: If it is no object of lists of texts.
-    """
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is no JSON file ({error})") from error
-    right = isinstance(table, dict) and all(
-        isinstance(words, list) and all(isinstance(word, str) for word in words)
-        for words in table.values()
-    )
-    if not right:
-        raise InputError(f"{path} holds no words of labels", expected='{"chair": ["armchair"]}')
-    return {name: tuple(words) for name, words in table.items()}
 
 
 def refitted(run: Run, cells: Mapping[str, Cells], refit: Refit) -> tuple[Run, dict[str, Cells]]:

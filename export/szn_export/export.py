@@ -238,7 +238,7 @@ def _words(run: Run, config: ExportConfig, progress: Progress) -> dict[str, byte
     files = {PROJECTION_FILE: projection.to_npz()}
     if config.vocabulary_size == 0:
         return files
-    source = load_word_vectors(run.config.embeddings)
+    source = load_word_vectors(run.config.embeddings, progress=progress)
     usable = [row for row, word in enumerate(source.words) if word.split() == [word]]
     rows = usable[: config.vocabulary_size]
     vocabulary = Vocabulary([source.words[row] for row in rows], projection(source.vectors[rows]))

@@ -187,6 +187,14 @@ def test_folders_tell_configurations_apart(plan: Plan, tmp_path: Path) -> None:
     (tmp_path / "data").rename(tmp_path / "moved")
     moved = Runs(plan, tmp_path / "moved", tmp_path / "runs", sizes={}, progress=QUIET)
     assert moved.folder("ce") == runs.folder("ce")  # the same data elsewhere is the same run
+    worded = runs_of(plan, tmp_path, label_words={"sheep": ["goat"]})
+    assert worded.folder("ce") != runs_of(plan, tmp_path).folder("ce")
+    wordless = runs_of(plan, tmp_path, label_words={"sheep": []})
+    assert wordless.folder("ce") != worded.folder("ce")
+    refit = runs_of(plan, tmp_path, refit_embedding=True)
+    assert refit.folder("ce") != runs_of(plan, tmp_path).folder("ce")
+    plain = runs_of(plan, tmp_path, refit_embedding=False)
+    assert plain.folder("ce") == runs_of(plan, tmp_path).folder("ce")
 
 
 def test_a_run_is_trained_once(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

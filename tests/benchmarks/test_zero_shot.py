@@ -169,6 +169,12 @@ def test_runs_are_told_apart_by_what_they_are_trained_with(tmp_path: Path) -> No
     assert runs().folder(DRAW) == runs().folder(DRAW)
     others = [runs(epochs=4), runs(precision="fp32"), runs(quick=True), runs(recipe=str(own))]
     assert len({each.folder(DRAW) for each in (runs(), *others)}) == 5
+    refit, plain = tmp_path / "refit.toml", tmp_path / "plain.toml"
+    refit.write_text("refit_embedding = true\n")
+    plain.write_text("refit_embedding = false\n")
+    assert runs(recipe=f"szn-mini,{refit}").config(DRAW).refit_embedding
+    assert runs(recipe=f"szn-mini,{refit}").folder(DRAW) != runs().folder(DRAW)
+    assert runs(recipe=f"szn-mini,{refit},{plain}").folder(DRAW) == runs().folder(DRAW)
     assert runs().folder(Draw(seed=5, train_unseen=("cow",), unseen=("cat",))) != runs().folder(
         DRAW
     )

@@ -2,18 +2,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from numpy.typing import NDArray
 
 from szn_export.cli import main
 from szn_export.config import ExportConfig
 from szn_export.export import export
 from szn_runtime import load
 from szn_runtime.errors import InputError, UsageError
+from szn_train import sentence_vectors
 from szn_train.progress import Progress
 from szn_train.semantic import label_space
 from tests.export.conftest import Exported, small_network
@@ -46,6 +49,41 @@ def test_words_land_where_the_labels_are(exported: Exported) -> None:
     for name, unit in zip(labels.names, labels.embeddings, strict=True):
         word = vocabulary.embed(name)
         np.testing.assert_allclose(word / np.linalg.norm(word), unit, atol=2e-3)
+
+
+def test_words_beside_a_sentence_encoder_make_a_vocabulary(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encoder(*, progress: Progress) -> sentence_vectors.Encoder:
+        def encode(texts: Sequence[str]) -> NDArray[np.float32]:
+            return np.array([[t.count(x) for x in "aeioulnrst"] + [len(t)] for t in texts], "f4")
+
+        return encode
+
+    monkeypatch.setattr(sentence_vectors, "minilm_encoder", encoder)
+    monkeypatch.setattr(sentence_vectors.metadata, "version", lambda _: "0")
+    monkeypatch.setattr(sentence_vectors, "FREQUENT_WORDS", 20_000)
+    words = {"sheep": ("lamb", "flock")}
+    config = dataclasses.replace(
+        exported.run.config, embeddings="glove+minilm", label_words=(("sheep", words["sheep"]),)
+    )
+    space = label_space(exported.run.split.labels, source="glove+minilm", dim=4, words=words)
+    run = dataclasses.replace(exported.run, config=config, space=space)
+    quiet = Progress(quiet=True)
+    export(run, tmp_path / "b", ExportConfig(name="t", vocabulary_size=15_000), progress=quiet)
+    with load(tmp_path / "b") as segmenter:
+        manifest, vocabulary = segmenter.bundle.manifest, segmenter.bundle.vocabulary()
+        labels = segmenter.bundle.label_set()
+    assert manifest.embeddings_source == "glove-6b-50d+all-minilm-l6-v2"
+    assert manifest.training["embeddings"] == "glove+minilm"
+    assert manifest.training["label_words"] == {"sheep": ["lamb", "flock"]}
+    assert vocabulary is not None
+    assert len(vocabulary) == 15_000
+    places = dict(zip(labels.names, labels.embeddings, strict=True))
+    for name, same in (("cow", True), ("sheep", False)):  # which is not at its own word
+        word = vocabulary.embed(name)
+        close = float(word @ places[name] / np.linalg.norm(word)) > 0.999
+        assert close == same
 
 
 def test_the_report_has_the_numbers(exported: Exported) -> None:

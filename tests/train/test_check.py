@@ -234,3 +234,14 @@ def test_images_with_void_are_counted_as_dropped(tmp_path: Path) -> None:
         data=str(root), dataset="context", embeddings=str(words), dim=3, drop_void=True
     )
     assert check(config).chosen[0] == "classes (33, 0, 0), 4 images, 2 dropped for void pixels"
+
+
+def test_words_of_labels_are_checked(config: TrainConfig) -> None:
+    assert check(config, label_words=(("cow", ("horse",)),)).fatal == ()
+    for words, message in (
+        (("cow", ("hoarse",)), "label 'hoarse': 'hoarse' is not in words.txt; did you mean horse"),
+        (("rock", ("mountain",)), "words are given for 'rock', which is no label"),
+    ):
+        (fatal,) = check(config, label_words=(words,)).fatal
+        assert isinstance(fatal, InputError)
+        assert message in str(fatal)

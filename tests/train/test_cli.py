@@ -340,6 +340,24 @@ def test_check_data_lists_all_and_ends_with_the_first_fatal_problem(
     assert "class 'cow' is in 4 images of split 'train' only" in result.stdout
 
 
+@pytest.mark.parametrize("recipe", [True, False])
+def test_the_refit_of_the_embedding_is_switched_on_and_off(
+    tmp_path: Path, preset: Path, recipe: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[TrainConfig] = []
+    monkeypatch.setattr("szn_train.cli._check_data", lambda config, *_: told.append(config))
+    own = tmp_path / "own.toml"
+    own.write_text(f"refit_embedding = {str(recipe).lower()}\n")
+    for option in ([], ["--refit-embedding"], ["--no-refit-embedding"]):
+        result = run_train("--data", "d", "--preset", f"{preset},{own}", "--check-data", *option)
+        assert result.exit_code == 0, result.output
+    assert [config.refit_embedding for config in told] == [recipe, True, False]
+    result = run_train("--data", "d", "--refit-embedding", "--loss", "mse", "--check-data")
+    assert result.exit_code == 2
+    assert "refit_embedding is about cosines: got loss 'mse'" in one_line(result)
+    assert "give --no-refit-embedding" in one_line(result)
+
+
 @pytest.mark.parametrize("option", ["--seenmask-epochs", "--seenmask-learning-rate"])
 def test_options_of_a_linear_seenmask_are_not_for_another(
     tmp_path: Path, preset: Path, option: str
@@ -401,3 +419,34 @@ def test_context_without_void_is_evaluated(tmp_path: Path) -> None:
     assert (facts["embedding_images"], facts["dropped_void"]) == (2, 2)
     # of the two images of val, one has a row of void
     assert read_json(out / "eval-val.json")["images"] == 1
+
+
+def test_a_file_of_words_is_taken_instead_of_the_preset_s(tmp_path: Path, preset: Path) -> None:
+    with preset.open("a") as file:
+        file.write('[label_words]\ncow = ["horse"]\nsky = ["bird"]\n')
+    words = tmp_path / "label_words.json"
+    words.write_text('{"cow": ["goat"]}')
+    for given, expected in (
+        ({}, (("cow", ("horse",)), ("sky", ("bird",)))),
+        ({"label_words": str(words)}, (("cow", ("goat",)),)),
+        ({"label_words": ""}, ()),
+    ):
+        assert _config(Path("d"), str(preset), dict(given)).label_words == expected
+
+
+def test_words_that_do_not_fit_are_one_line(tmp_path: Path, preset: Path) -> None:
+    data = catalogue.write_dataset(tmp_path / "data")
+    words = tmp_path / "label_words.json"
+    arguments = ["--data", data, "--preset", preset, "--label-words", words]
+    for content, purpose, message in (
+        ("[]", ["--check-data"], "label_words.json holds no words of labels: expected {"),
+        ('{"rock": ["mountain"]}', ["--check-data"], "words are given for 'rock', which is no"),
+        ('{"rock": []}', ["--out", tmp_path / "run"], "words are given for 'rock', which is no"),
+    ):
+        words.write_text(content)
+        result = run_train(*arguments, *purpose)
+        assert result.exit_code == 1
+        assert message in one_line(result)
+    result = run_train(*arguments, "--embeddings", "one-hot", "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "label_words are looked up in word vectors: got embeddings 'one-hot'" in one_line(result)

@@ -92,6 +92,9 @@ def test_a_step_that_makes_no_sense_is_refused(key: str, bad: Any, expected: str
         ("hold_share", "few", "a number"),
         ("seenmask_drop", -1.0, "0 or more"),
         ("seenmask_drop", float("inf"), "0 or more"),
+        ("label_words", (("chair", "stool"),), "a table of lists of words"),
+        ("label_words", (("chair", ("stool", 3)),), "a table of lists of words"),
+        ("label_words", {"chair": ("stool",)}, "a table of lists of words"),  # could be changed
     ],
 )
 def test_a_run_that_makes_no_sense_is_refused(key: str, bad: Any, expected: str) -> None:
@@ -110,9 +113,25 @@ def test_the_softmax_loss_takes_one_hot_embeddings() -> None:
     assert TrainConfig(data="d", embeddings="one-hot").loss == "cosine"  # the control experiment
 
 
-@pytest.mark.parametrize(("key", "value"), [("exposure", 1.0), ("refit_embedding", True)])
-def test_what_needs_a_loss_of_cosines(key: str, value: Any) -> None:
-    with pytest.raises(UsageError, match=f"{key} is about cosines: got loss 'mse'"):
+@pytest.mark.parametrize("embeddings", ["one-hot", "labels.npz"])
+def test_words_of_labels_are_looked_up_in_word_vectors(embeddings: str) -> None:
+    words = (("chair", ("stool",)),)
+    expected = f"label_words are looked up in word vectors: got embeddings '{embeddings}'; leave"
+    with pytest.raises(UsageError, match=expected):
+        TrainConfig(data="d", embeddings=embeddings, label_words=words)
+    assert TrainConfig(data="d", embeddings=embeddings).label_words == ()
+    assert hash(TrainConfig(data="d", label_words=words)) == hash(
+        TrainConfig.from_dict({"data": "d", "label_words": {"chair": ["stool"]}})
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "fix"),
+    [("exposure", 1.0, "set it to 0"), ("refit_embedding", True, "give --no-refit-embedding")],
+)
+def test_what_needs_a_loss_of_cosines(key: str, value: Any, fix: str) -> None:
+    expected = f"{key} is about cosines: got loss 'mse', expected cosine, cosine_ce; {fix}, or"
+    with pytest.raises(UsageError, match=expected):
         TrainConfig(**{"data": "d", "loss": "mse", key: value})
     for loss in ("cosine", "cosine_ce"):
         assert getattr(TrainConfig(**{"data": "d", "loss": loss, key: value}), key) == value
@@ -142,6 +161,7 @@ def test_a_configuration_survives_json() -> None:
         data="somewhere",
         unseen=("sheep", "bicycle"),
         crop_hw=(64, 96),
+        label_words=(("sheep", ("lamb", "flock")), ("cow", ())),
         embedding_step=StepConfig(epochs=3, warmup=0.1, schedule="cosine", ema=0.9),
     )
     assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
@@ -159,6 +179,8 @@ def test_a_configuration_survives_json() -> None:
         ),
         ({"data": "d", "embedding_step": {"epochs": 0}}, "configuration: epochs: got 0"),
         ({"data": "d", "embedding_step": 3}, r"preset \[embedding_step\]: got 3, expected a table"),
+        ({"data": "d", "label_words": ["a"]}, r"label_words: got \['a'\], expected a table of"),
+        ({"data": "d", "label_words": {"a": "b"}}, r"label_words: got .*, expected a table of li"),
         ({"data": "d", "loss": "hinge"}, "configuration: loss: got hinge"),
     ],
 )
@@ -327,3 +349,18 @@ def test_steps_of_combined_presets_are_merged_key_by_key(tmp_path: Path) -> None
     (tmp_path / "b.toml").write_text("dim = 5\n[embedding_step]\nepochs = 9\n")
     values = load_presets(f"{tmp_path / 'a.toml'},{tmp_path / 'b.toml'}")
     assert values == {"dim": 5, "embedding_step": {"epochs": 9, "batch_size": 2}}
+
+
+def test_words_of_labels_are_merged_label_by_label(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('[label_words]\ncow = ["bull"]\ncar = ["auto"]\n')
+    (tmp_path / "b.toml").write_text(
+        'extends = "szn-mini"\n[label_words]\ncow = ["cattle", "calf"]\n'
+    )
+    both = f"{tmp_path / 'a.toml'},{tmp_path / 'b.toml'}"
+    for names, kept in ((both, {"car": ["auto"]}), (f"{both},thesis", {"car": ["auto"]}),
+                        (str(tmp_path / "b.toml"), {})):  # fmt: skip
+        values = load_presets(names)
+        assert values["label_words"] == {"cow": ["cattle", "calf"], **kept}
+    (tmp_path / "b.toml").write_text("label_words = 3\n")
+    with pytest.raises(UsageError, match=r"preset \[label_words\]: got 3, expected a table"):
+        load_presets(both)

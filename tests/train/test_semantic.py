@@ -141,6 +141,13 @@ def test_a_word_of_a_label_that_is_unknown(words_file: Path) -> None:
         label_space(("cow",), source=str(words_file), dim=4, words={"cow": ("shep",)})
 
 
+@pytest.mark.parametrize(("odd", "near"), [("coww", "cow"), ("rock", "cow, sheep")])
+def test_words_of_what_is_no_label(words_file: Path, odd: str, near: str) -> None:
+    expected = f"words are given for '{odd}', which is no label: expected labels such as {near}; "
+    with pytest.raises(InputError, match=expected + "classes of void are none; remove it"):
+        label_space(("cow", "sheep"), source=str(words_file), dim=4, words={odd: ("goat",)})
+
+
 def test_one_hot_labels_have_no_words() -> None:
     with pytest.raises(InputError, match="one-hot has no words to look up; leave the labels'"):
         label_space(("a", "b"), source="one-hot", dim=2, words={"a": ("b",)})

@@ -18,7 +18,7 @@ from szn_runtime.labels import LabelSet
 from szn_runtime.sei import segment_grid
 from szn_train.batches import Batches
 from szn_train.cells import cell_labels
-from szn_train.checkpoint import load_checkpoint, save_checkpoint
+from szn_train.checkpoint import load_checkpoint, save_checkpoint, save_label_space
 from szn_train.config import StepConfig, TrainConfig
 from szn_train.datasets import open_dataset
 from szn_train.embedding_refit import fit_embedding
@@ -28,6 +28,7 @@ from szn_train.model import upsample
 from szn_train.optimizer import learning_rate
 from szn_train.progress import Progress
 from szn_train.run import Run, open_run
+from szn_train.semantic import label_space
 from szn_train.step import TrainingStep
 from szn_train.trainer import train
 from szn_train.transforms import plain, preprocess_of
@@ -109,6 +110,35 @@ def test_a_killed_run_resumes_to_the_same_weights(
     for name, tensor in weights(resumed).items():
         assert torch.equal(tensor, weights(unbroken)[name]), name
     assert (tmp_path / "history.csv").read_text().count("\n") == 5  # header and four epochs
+
+
+def test_a_run_is_trained_resumed_and_read_with_the_words_of_its_labels(tmp_path: Path) -> None:
+    config = config_for(tmp_path, label_words=(("sheep", ("goat",)), ("cow", ("horse", "cat"))))
+    with pytest.raises(Killed):
+        train(config, tmp_path / "run", progress=KilledAfter(3))
+    Path(config.embeddings).unlink()  # the space is that of the run's first half
+    run = train(config, tmp_path / "run", progress=Progress(quiet=True), resume=True)
+    words = catalogue.write_words(tmp_path / "words.txt")
+    spaces = [
+        label_space(run.split.labels, source=str(words), dim=4, words=given)
+        for given in (None, {"sheep": ("goat",), "cow": ("horse", "cat")})
+    ]
+    np.testing.assert_allclose(run.space.embeddings, spaces[1].embeddings, atol=1e-4)
+    moved = np.abs(run.space.embeddings - spaces[0].embeddings).max(axis=1) > 0.1
+    assert [name for name, has in zip(run.split.labels, moved, strict=True) if has] == [
+        "cow",
+        "sheep",
+    ]
+    saved = json.loads((run.folder / "config.json").read_text())["config"]
+    assert saved["label_words"] == {"sheep": ["goat"], "cow": ["horse", "cat"]}
+    assert run.config == config
+
+
+def test_words_of_void_are_no_words_of_labels(tmp_path: Path) -> None:
+    config = config_for(tmp_path, label_words=(("rock", ("mountain",)),))
+    with pytest.raises(InputError, match=r"words are given for 'rock', which is no label: .*void"):
+        train(config, tmp_path / "run", progress=Progress(quiet=True))
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_seenmask_step_leaves_everything_else_alone(
@@ -213,6 +243,8 @@ def test_a_checkpoint_of_another_network_is_refused(
     # checkpoints that do not say what wrote them are known by their tensors
     state = load_checkpoint(tmp_path / "checkpoint.pt")
     save_checkpoint(tmp_path / "checkpoint.pt", {k: v for k, v in state.items() if k != "config"})
+    space = label_space(run.split.labels, source=other.embeddings, dim=3)
+    save_label_space(tmp_path / "label_space.npz", space)
     with pytest.raises(TrainingError, match=r"checkpoint\.pt does not fit its config\.json$"):
         train(other, tmp_path, progress=Progress(quiet=True), resume=True)
 

@@ -119,7 +119,9 @@ def test_files_of_gensim_and_word2vec_are_read(tmp_path: Path, name: str) -> Non
 
 
 def test_a_missing_file_is_an_error() -> None:
-    with pytest.raises(InputError, match=r"no embeddings at nowhere\.bin: expected 'glove', an"):
+    with pytest.raises(
+        InputError, match=r"no embeddings at nowhere\.bin: expected 'glove', 'glove\+minilm', an"
+    ):
         load_word_vectors("nowhere.bin")
 
 

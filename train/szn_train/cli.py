@@ -68,7 +68,14 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--stride", type=int, help="Pixels between grid nodes: 32, 16 or 8.")
 @click.option("--padding", type=click.Choice(["same", "caffe"]), help="Of vgg16.")
 @click.option("--pixels", type=click.Choice(["imagenet", "caffe"]), help="Scale of vgg16's input.")
-@click.option("--embeddings", help="glove, one-hot, an .npz of labels, or a word-vector file.")
+@click.option(
+    "--embeddings", help="glove, glove+minilm, one-hot, an .npz of labels, or a word-vector file."
+)
+@click.option(
+    "--label-words",
+    metavar="FILE.json",
+    help="Label to a list of further words that mean the same; instead of a preset's.",
+)
 @click.option("--dim", type=int, help="Dimensions of the joint embedding space.")
 @click.option(
     "--loss",
@@ -226,6 +233,7 @@ def _set_threads(threads: int | None) -> None:
 def _config(data: Path | None, preset: str | None, given: dict[str, Any]) -> TrainConfig:
     """Defaults, then the preset, then the options."""
     from szn_train.config import TrainConfig, load_presets
+    from szn_train.label_words import read_label_words
     from szn_train.protocol import under_protocol
 
     values: dict[str, Any] = load_presets(preset) if preset else {}
@@ -252,6 +260,9 @@ def _config(data: Path | None, preset: str | None, given: dict[str, Any]) -> Tra
     values |= given
     if data is not None:
         values["data"] = str(data)
+    if "label_words" in given:
+        words = given["label_words"]  # an empty text is no words
+        values["label_words"] = read_label_words(Path(words)) if words else {}
     config = TrainConfig.from_dict(values)
     if linear_only and config.seenmask != "linear":
         raise UsageError(

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from szn_runtime.errors import UsageError
+from szn_train.label_words import LabelWords, is_label_words, pairs_of
 from szn_train.protocol import PROTOCOLS, Protocol, protocol_defaults, under_protocol
 
 __all__ = ["StepConfig", "TrainConfig", "load_preset", "load_presets", "preset_names"]
 
 _STEPS = ("embedding_step", "seenmask_step")
+_TABLES = (*_STEPS, "label_words")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +106,8 @@ class TrainConfig:
         embeddings: Source of the semantic model; "one-hot" is the identity, without semantics.
         dim: Dimensions j of the joint embedding space; training with "one-hot" sets it to the
             number of labels.
+        label_words: Further words that mean the same as a label, pairs of a label and its words:
+            it gets the mean of their vectors and of its own. Not with "one-hot" or an npz file.
         loss: "cosine"; "mse", to embeddings divided by the largest norm; "cosine_ce"; or
             "cross_entropy" of the embedding's own numbers, which makes the model FCN-S.
         reduction: Over the labelled pixels of an image: "mean" over those of the batch, or their
@@ -149,6 +153,7 @@ class TrainConfig:
     head_init: Literal["small", "torch"] = "small"
     embeddings: str = "glove"
     dim: int = 20
+    label_words: LabelWords = ()
     loss: Literal["cosine", "mse", "cosine_ce", "cross_entropy"] = "cosine"
     reduction: Literal["mean", "sum"] = "mean"
     similarity_scale: float = 10.0
@@ -175,12 +180,16 @@ class TrainConfig:
         _check("long_side", self.long_side, self.long_side >= 32, "32 or more")
         _check("similarity_scale", self.similarity_scale, _positive(self.similarity_scale), "> 0")
         _check("exposure", self.exposure, 0 <= self.exposure < math.inf, "0 or more")
-        for key in ("exposure", "refit_embedding"):
+        for key, fix in (
+            ("exposure", "set it to 0"),
+            ("refit_embedding", "give --no-refit-embedding"),
+        ):
             if getattr(self, key) and self.loss not in {"cosine", "cosine_ce"}:
                 raise UsageError(
                     f"{key} is about cosines",
                     got=f"loss {self.loss!r}",
                     expected="cosine, cosine_ce",
+                    fix=f"{fix}, or choose such a loss",
                 )
         _check("hold_share", self.hold_share, 0 < self.hold_share <= 0.5, "in (0, 0.5]")
         _check("seenmask_drop", self.seenmask_drop, 0 <= self.seenmask_drop < math.inf, "0 or more")
@@ -198,6 +207,12 @@ class TrainConfig:
                 expected="'one-hot'",
                 fix="give --embeddings one-hot, or another loss",
             )
+        if self.label_words and (self.embeddings == "one-hot" or self.embeddings.endswith(".npz")):
+            raise UsageError(
+                "label_words are looked up in word vectors",
+                got=f"embeddings {self.embeddings!r}",
+                fix="leave them out (--label-words ''), or give --embeddings glove",
+            )
         named = self.weights in {"imagenet", "none"} or Path(self.weights).suffix != ""
         _check("weights", self.weights, named, "imagenet or none, or a .pth or .safetensors file")
         _one_of("padding", self.padding, ("same", "caffe"))
@@ -213,7 +228,8 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as TOML and JSON hold them."""
-        return asdict(self)
+        words = {label: list(words) for label, words in self.label_words}
+        return {**asdict(self), "label_words": words}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
@@ -236,6 +252,8 @@ class TrainConfig:
                 _no_others(f"preset [{key}]", value, {item.name for item in fields(StepConfig)})
                 step = {**lower.get(key, {}), **value}
                 converted[key] = replace(getattr(defaults, key), **step)
+            elif key == "label_words":
+                converted[key] = pairs_of(value)
             else:
                 converted[key] = tuple(value) if isinstance(value, list) else value
         return cls(**converted)
@@ -269,8 +287,8 @@ def load_preset(name: str) -> dict[str, Any]:
         values = tomllib.loads(content.decode("utf-8"))
     except ValueError as error:  # of TOML, or of UTF-8
         raise UsageError(f"preset {name} is not TOML ({error})") from error
-    for step in _STEPS:
-        _check_table(step, values.get(step, {}))
+    for table in _TABLES:
+        _check_table(table, values.get(table, {}))
     if "extends" not in values:
         return values
     base = values.pop("extends")
@@ -297,11 +315,14 @@ def load_presets(names: str) -> dict[str, Any]:
 
 
 def _above(values: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of a preset, and above them those of another; the steps key by key."""
+    """Values of a preset, and above them those of another; tables key by key.
+
+    So a label that both give words for has those of the other, and `chair = []` takes them away.
+    """
     if "protocol" in added:
         values = under_protocol(values, added["protocol"])
-    steps = {step: {**values.get(step, {}), **added.get(step, {})} for step in _STEPS}
-    return {**values, **added, **{step: table for step, table in steps.items() if table}}
+    tables = {name: {**values.get(name, {}), **added.get(name, {})} for name in _TABLES}
+    return {**values, **added, **{name: table for name, table in tables.items() if table}}
 
 
 def _is_int(value: object) -> bool:
@@ -321,6 +342,7 @@ _TYPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
         "a list of two integers",
         lambda value: isinstance(value, tuple) and len(value) == 2 and all(map(_is_int, value)),
     ),
+    "LabelWords": ("a table of lists of words", is_label_words),
     "StepConfig": ("a table", lambda value: isinstance(value, StepConfig)),
 }
 """Annotation of a field to what it is called and how it is checked."""

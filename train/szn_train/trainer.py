@@ -27,7 +27,7 @@ from szn_train.objectives import Objective, embedding_objective, seenmask_object
 from szn_train.pretrained import load_pretrained
 from szn_train.processes import Processes
 from szn_train.progress import Progress
-from szn_train.run import Run, build_network, class_split, open_run
+from szn_train.run import Run, build_network, class_split, open_run, saved_label_space
 from szn_train.seenmask_fit import fit_seenmask
 from szn_train.semantic import LabelSpace, label_space
 from szn_train.step import TrainingStep
@@ -74,7 +74,18 @@ def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool
     selection = select(dataset, split, hold_share=share, seed=config.seed)
     for line in selection.lines(split):
         progress.line(line)
-    space = label_space(split.labels, source=config.embeddings, dim=config.dim)
+    facts = {"config": _plain(config), "processes": processes.count}
+    checkpoint = _checkpoint(folder, facts) if resume else None
+    if checkpoint is None:
+        space = label_space(
+            split.labels,
+            source=config.embeddings,
+            dim=config.dim,
+            words=dict(config.label_words),
+            progress=progress,
+        )
+    else:  # to the bit, whatever has become of the word vectors
+        space = saved_label_space(folder, config, split)
     if fits:
         check_held(selection, split, config.hold_share)
     if space.explained_variance is not None:
@@ -87,8 +98,6 @@ def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool
     if config.embedding_step.early_stop or (trains and config.seenmask_step.early_stop):
         held_out = open_dataset(config, Path(config.data), config.val_split)
         validation = Validation(config, held_out, split, space, processes)
-    facts = {"config": _plain(config), "processes": processes.count}
-    checkpoint = _checkpoint(folder, facts) if resume else None
     starts = "none" if checkpoint else config.weights
     torch.manual_seed(config.seed)
     network = build_network(config, split, weights="imagenet" if starts == "imagenet" else "none")

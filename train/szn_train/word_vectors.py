@@ -1,6 +1,7 @@
 """Word vectors that label names are looked up in.
 
-They come from the package of GloVe, from text files (GloVe, Word2Vec, fastText) or from what gensim
+They come from the package of GloVe, with or without a sentence encoder's embeddings beside it
+(`szn_train.sentence_vectors`), from text files (GloVe, Word2Vec, fastText) or from what gensim
 reads, such as `GoogleNews-vectors-negative300.bin.gz`. Gensim's `.kv` files are pickles: loading
 one runs what its author put there, so only load your own.
 """
@@ -14,12 +15,16 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from szn_runtime.errors import InputError, MissingDependencyError
 from szn_runtime.word_vectors import read_word_vectors
+
+if TYPE_CHECKING:
+    from szn_train.progress import Progress
 
 __all__ = ["WordVectors", "load_word_vectors"]
 
@@ -77,19 +82,28 @@ class WordVectors:
         return mean
 
 
-def load_word_vectors(source: str) -> WordVectors:
-    """Read `glove`, a text file of word vectors or a binary one that gensim reads.
+def load_word_vectors(source: str, *, progress: Progress | None = None) -> WordVectors:
+    """Read `glove`, `glove+minilm`, a text file of word vectors or a binary one that gensim reads.
+
+    Args:
+        source: One of these names, or a file.
+        progress: Where lines and bars go, if words are encoded.
 
     Raises:
         InputError: If the file is missing or not a word-vector file.
-        MissingDependencyError: If the package with GloVe or gensim is not installed.
+        MissingDependencyError: If the package with GloVe, the encoder or gensim is not installed.
     """
     if source == "glove":
         return _glove()
+    if source == "glove+minilm":
+        from szn_train.sentence_vectors import beside_minilm
+
+        return beside_minilm(_glove(), progress=progress)
     path = Path(source)
     if not path.is_file():
         raise InputError(
-            f"no embeddings at {source}", expected="'glove', an .npz or a word-vector file"
+            f"no embeddings at {source}",
+            expected="'glove', 'glove+minilm', an .npz or a word-vector file",
         )
     if path.name.endswith((".bin", ".bin.gz", ".kv")):
         names, vectors = _from_gensim(path)

@@ -127,7 +127,13 @@ def check_data(config: TrainConfig, *, progress: Progress) -> DataReport:
         return DataReport(contents=tuple(contents), fatal=(error, *found.fatal))
     try:
         dim = len(split.labels) if config.embeddings == "one-hot" else config.dim  # as in train
-        label_space(split.labels, source=config.embeddings, dim=dim)
+        label_space(
+            split.labels,
+            source=config.embeddings,
+            dim=dim,
+            words=dict(config.label_words),
+            progress=progress,
+        )
     except SznError as error:
         found.fatal.append(error)
     chosen: tuple[str, ...] = ()
