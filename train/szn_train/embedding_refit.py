@@ -81,7 +81,8 @@ def fit_embedding(
     """Fit an embedding head on a trained network, which is not changed.
 
     The images pass the network once. Beside it the sample of features takes 128 MiB of memory as
-    float16 at most, two to four times that while images are read.
+    float16 at most, two to four times that while images are read; a head's cells as float32 come to
+    it with twice 256 MiB at most.
 
     Args:
         network: In evaluation mode, on the device that computes.
