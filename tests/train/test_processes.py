@@ -152,10 +152,9 @@ def test_a_module_is_the_first_ones_in_every_process() -> None:
 
 @pytest.mark.slow
 def test_two_processes_refit_the_embedding_like_one(data: Path, tmp_path: Path) -> None:
-    """With an early stop: the score of the seenmask needs the head in both."""
     frozen = StepConfig(epochs=1, batch_size=2, learning_rate=1e-30, optimizer="sgd")
-    second = StepConfig(epochs=2, batch_size=2, learning_rate=1e-2, early_stop=2)
-    shared = {"backbone": "plain", "val_split": "train", "refit_embedding": True}
+    second = StepConfig(epochs=2, batch_size=2, learning_rate=1e-2)
+    shared = {"backbone": "plain", "refit_embedding": True}
     changes = {"embedding_step": frozen, "seenmask_step": second}
     both = write_config(tmp_path / "two.json", data, **shared, **changes)
     changes["seenmask_step"] = dataclasses.replace(second, batch_size=4)
@@ -166,9 +165,6 @@ def test_two_processes_refit_the_embedding_like_one(data: Path, tmp_path: Path) 
     two, one = (load_weights(tmp_path / name / "model.safetensors") for name in ("two", "one"))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6, msg=name)
-    rows = [load_checkpoint(tmp_path / n / "checkpoint.pt")["history"] for n in ("two", "one")]
-    scores = [[row["score"] for row in each if row["step"] == "seenmask"] for each in rows]
-    assert scores[0] == pytest.approx(scores[1], abs=0.5)
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from szn_train.evaluate import evaluate
 from szn_train.history import History
 from szn_train.model import upsample
 from szn_train.optimizer import learning_rate
+from szn_train.processes import Processes
 from szn_train.progress import Progress
 from szn_train.run import Run, open_run
 from szn_train.semantic import label_space
@@ -458,6 +459,22 @@ def test_a_refit_is_not_done_again_once_the_seenmask_trains(
     monkeypatch.delattr("szn_train.trainer.fit_embedding")
     resumed = train(config, tmp_path, progress=Progress(quiet=True), resume=True)
     assert torch.equal(weights(resumed)["embedding_head.weight"], expected)
+
+
+def test_every_process_gets_the_refitted_head(
+    refitted: tuple[TrainConfig, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Tensor] = []
+
+    def broadcast(_: Processes, module: torch.nn.Conv2d) -> None:
+        sent.append(module.weight.detach().clone())
+
+    monkeypatch.setattr(Processes, "broadcast", broadcast)
+    config, run = refitted
+    with pytest.raises(Killed):
+        train(config, tmp_path, progress=KilledAfter(3))  # in front of the seenmask
+    (weight,) = sent
+    assert torch.equal(weight, weights(run)["embedding_head.weight"])
 
 
 def test_a_refit_and_weights_that_stop_early(tmp_path: Path) -> None:
