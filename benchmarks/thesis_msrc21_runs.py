@@ -61,10 +61,11 @@ _SGD = {"optimizer": "sgd", "momentum": 0.9}
 
 
 def _full(**changes: Any) -> Variant:
-    """The preset szn-mini, with all classes seen."""
+    """The preset szn-mini, with all classes seen and the space of the other variants."""
     preset = load_preset("szn-mini")
-    for key in ("void", "train_unseen", "unseen"):
+    for key in ("void", "train_unseen", "unseen", "label_words", "embeddings", "refit_embedding"):
         preset.pop(key, None)
+    preset["dim"] = 20
     return Variant(split="all-seen", changes=merged(preset, changes))
 
 

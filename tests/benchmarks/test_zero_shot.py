@@ -172,9 +172,9 @@ def test_runs_are_told_apart_by_what_they_are_trained_with(tmp_path: Path) -> No
     refit, plain = tmp_path / "refit.toml", tmp_path / "plain.toml"
     refit.write_text("refit_embedding = true\n")
     plain.write_text("refit_embedding = false\n")
-    assert runs(recipe=f"szn-mini,{refit}").config(DRAW).refit_embedding
-    assert runs(recipe=f"szn-mini,{refit}").folder(DRAW) != runs().folder(DRAW)
-    assert runs(recipe=f"szn-mini,{refit},{plain}").folder(DRAW) == runs().folder(DRAW)
+    assert not runs(recipe=f"szn-mini,{plain}").config(DRAW).refit_embedding
+    assert runs(recipe=f"szn-mini,{plain}").folder(DRAW) != runs().folder(DRAW)
+    assert runs(recipe=f"szn-mini,{plain},{refit}").folder(DRAW) == runs().folder(DRAW)
     assert runs().folder(Draw(seed=5, train_unseen=("cow",), unseen=("cat",))) != runs().folder(
         DRAW
     )
@@ -377,7 +377,9 @@ def test_a_draw_from_images_to_the_file(tmp_path: Path, monkeypatch: pytest.Monk
         "embedding_step": {"epochs": 1}, "seenmask_step": {"epochs": 1},
     }  # fmt: skip
     monkeypatch.setattr(zero_shot_runs, "_QUICK", quick)
-    arguments = ["--data-root", str(tmp_path), "--runs", str(tmp_path / "runs"), "--quick",
+    recipe = Path(zero_shot.__file__).with_name("zero_shot_glove.toml")  # labels by their names
+    arguments = ["--recipe", str(recipe),
+                 "--data-root", str(tmp_path), "--runs", str(tmp_path / "runs"), "--quick",
                  "--quiet", "--draws", "1", "--json", str(tmp_path / "z.json")]  # fmt: skip
     result = CliRunner().invoke(
         zero_shot.main, [*arguments, "--methods", "thesis,thesis@5%,stats/3@1.5"]

@@ -238,10 +238,8 @@ def test_images_with_void_are_counted_as_dropped(tmp_path: Path) -> None:
 
 def test_words_of_labels_are_checked(config: TrainConfig) -> None:
     assert check(config, label_words=(("cow", ("horse",)),)).fatal == ()
-    for words, message in (
-        (("cow", ("hoarse",)), "label 'hoarse': 'hoarse' is not in words.txt; did you mean horse"),
-        (("rock", ("mountain",)), "words are given for 'rock', which is no label"),
-    ):
-        (fatal,) = check(config, label_words=(words,)).fatal
-        assert isinstance(fatal, InputError)
-        assert message in str(fatal)
+    assert check(config, label_words=(("rock", ("hoarse",)),)).fatal == ()  # no label
+    (fatal,) = check(config, label_words=(("cow", ("hoarse",)),)).fatal
+    assert isinstance(fatal, InputError)
+    message = "label 'hoarse': 'hoarse' is not in words.txt; did you mean horse"
+    assert message in str(fatal)

@@ -354,7 +354,7 @@ def test_steps_of_combined_presets_are_merged_key_by_key(tmp_path: Path) -> None
 def test_words_of_labels_are_merged_label_by_label(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text('[label_words]\ncow = ["bull"]\ncar = ["auto"]\n')
     (tmp_path / "b.toml").write_text(
-        'extends = "szn-mini"\n[label_words]\ncow = ["cattle", "calf"]\n'
+        'extends = "camvid"\n[label_words]\ncow = ["cattle", "calf"]\n'
     )
     both = f"{tmp_path / 'a.toml'},{tmp_path / 'b.toml'}"
     for names, kept in ((both, {"car": ["auto"]}), (f"{both},thesis", {"car": ["auto"]}),

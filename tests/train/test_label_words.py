@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from szn_runtime.errors import InputError
-from szn_train.label_words import is_label_words, pairs_of, read_label_words
+from szn_train.label_words import is_label_words, pairs_of, read_label_words, words_of
+from szn_train.progress import Progress
 
 
 def test_a_table_comes_to_pairs() -> None:
@@ -49,3 +50,18 @@ def test_a_file_that_is_not_there_or_no_json(tmp_path: Path) -> None:
     (tmp_path / "words.json").write_bytes(b"\xff{")
     with pytest.raises(InputError, match="is no JSON file"):
         read_label_words(tmp_path / "words.json")
+
+
+def test_words_of_what_is_no_label_are_left_out_with_a_line() -> None:
+    told: list[str] = []
+
+    class Told(Progress):
+        def line(self, text: str) -> None:
+            told.append(text)
+
+    words = (("rock", ("mountain",)), ("cow", ("bull", "calf")), ("mast", ()))
+    kept = words_of(("cow", "sheep"), words, progress=Told(quiet=True))
+    assert kept == {"cow": ("bull", "calf")}
+    assert told == ["no labels here, so that their words are left out: rock, mast"]
+    assert words_of(("cow",), words[1:2], progress=Told(quiet=True)) == kept
+    assert len(told) == 1

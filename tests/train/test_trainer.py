@@ -135,13 +135,6 @@ def test_a_run_is_trained_resumed_and_read_with_the_words_of_its_labels(tmp_path
     assert run.config == config
 
 
-def test_words_of_void_are_no_words_of_labels(tmp_path: Path) -> None:
-    config = config_for(tmp_path, label_words=(("rock", ("mountain",)),))
-    with pytest.raises(InputError, match=r"words are given for 'rock', which is no label: .*void"):
-        train(config, tmp_path / "run", progress=Progress(quiet=True))
-    assert not (tmp_path / "run").exists()
-
-
 def test_the_seenmask_step_leaves_everything_else_alone(
     whole: tuple[TrainConfig, Run], tmp_path: Path
 ) -> None:

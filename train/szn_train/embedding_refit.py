@@ -30,7 +30,7 @@ from szn_train.transforms import Transform
 
 __all__ = ["EmbeddingHead", "fit_embedding", "refit_embedding"]
 
-_HEADS = 5
+_HEADS = 10
 _CELLS_PER_LABEL = 300
 _BATCH = 1024
 _RATE = 3e-3

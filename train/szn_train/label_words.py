@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeGuard
 
 from szn_runtime.errors import InputError
+from szn_train.progress import Progress
 
-__all__ = ["LabelWords", "is_label_words", "pairs_of", "read_label_words"]
+__all__ = ["LabelWords", "is_label_words", "pairs_of", "read_label_words", "words_of"]
 
 LabelWords: TypeAlias = tuple[tuple[str, tuple[str, ...]], ...]
 """Pairs of a label and its words: a table that is immutable and has a hash."""
@@ -39,6 +40,22 @@ def is_label_words(value: Any) -> TypeGuard[LabelWords]:
         for pair in value
     )
     return pairs and len({label for label, _ in value}) == len(value)
+
+
+def words_of(
+    labels: Sequence[str], words: LabelWords, *, progress: Progress
+) -> dict[str, tuple[str, ...]]:
+    """Label to its words, of a data set's labels alone: a preset may know more than there are.
+
+    Args:
+        labels: Of the data set; classes of void are none.
+        words: Of these and of other labels.
+        progress: Where a line tells what is left out.
+    """
+    odd = [label for label, _ in words if label not in labels]
+    if odd:
+        progress.line(f"no labels here, so that their words are left out: {', '.join(odd)}")
+    return {label: those for label, those in words if label in labels}
 
 
 def read_label_words(path: Path) -> dict[str, list[str]]:

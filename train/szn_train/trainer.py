@@ -22,6 +22,7 @@ from szn_train.datasets import Dataset, Selection, open_dataset, select
 from szn_train.datasets.selection import check_held
 from szn_train.embedding_refit import fit_embedding
 from szn_train.history import History
+from szn_train.label_words import words_of
 from szn_train.model import SeenmaskZeroShotNetwork
 from szn_train.objectives import Objective, embedding_objective, seenmask_objective
 from szn_train.pretrained import load_pretrained
@@ -81,7 +82,7 @@ def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool
             split.labels,
             source=config.embeddings,
             dim=config.dim,
-            words=dict(config.label_words),
+            words=words_of(split.labels, config.label_words, progress=progress),
             progress=progress,
         )
     else:  # to the bit, whatever has become of the word vectors

@@ -18,6 +18,7 @@ from szn_train.config import TrainConfig
 from szn_train.datasets import open_dataset
 from szn_train.datasets.base import Dataset
 from szn_train.datasets.selection import check_held, choose, hold_out, value_counts
+from szn_train.label_words import words_of
 from szn_train.run import class_split
 from szn_train.semantic import label_space
 
@@ -131,7 +132,7 @@ def check_data(config: TrainConfig, *, progress: Progress) -> DataReport:
             split.labels,
             source=config.embeddings,
             dim=dim,
-            words=dict(config.label_words),
+            words=words_of(split.labels, config.label_words, progress=progress),
             progress=progress,
         )
     except SznError as error:
