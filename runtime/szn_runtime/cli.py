@@ -300,7 +300,7 @@ def _bench(
     code = 0
     for source in sources:
         if source.frame_hw is not None:
-            segmenter.warm_up(source.frame_hw)
+            segmenter.warm_up(source.frame_hw, batch=config.batch)
         click.echo(f"\n{source.name}:")
         report = outputs.report if source is sources[-1] else None
         code = run_session(

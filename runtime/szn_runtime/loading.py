@@ -53,7 +53,7 @@ def load(
         hint: "latency", or "throughput" for many frames from several threads.
         allow_fallback: Whether another device than the one asked for is good enough.
         batch: Frames that will be given together.
-        frame_hw: Size of the frames to come, if it is known: the network runs once on it.
+        frame_hw: Size of the frames to come, if it is known: the network runs on a batch.
         long_side: Pixels that a frame's longer side is resized to; None for the bundle's.
         seen_bias: Above 0, more pixels are taken for seen labels.
         use_seenmask: False: the most similar of all labels.
@@ -98,7 +98,7 @@ def load(
         )
         if labels is not None:
             segmenter.with_labels(labels)
-        segmenter.warm_up(frame_hw)
+        segmenter.warm_up(frame_hw, batch=batch)
     except BaseException:
         runner.close()
         raise

@@ -307,11 +307,13 @@ class Segmenter:
         """
         return self.batch([image_bgr])[0]
 
-    def warm_up(self, frame_hw: tuple[int, int] | None = None) -> None:
+    def warm_up(self, frame_hw: tuple[int, int] | None = None, *, batch: int = 1) -> None:
         """Do now what would make the first frame slow.
 
         Args:
             frame_hw: Size of the frames to come, if it is known: the network runs once.
+            batch: Frames that will be given together. On a GPU the first call with another number
+                takes up to seconds, for which algorithms are chosen.
         """
         # importing the kernels of overlays compiles them
         from szn_runtime import _overlay_kernels, confidence, preprocess, sei  # noqa: F401
@@ -322,7 +324,7 @@ class Segmenter:
         if self.unknown_below is not None:
             confidence.warm_up(dim)
         if frame_hw is not None:
-            self(np.zeros((*frame_hw, 3), np.uint8))
+            self.batch([np.zeros((*frame_hw, 3), np.uint8)] * batch)
 
     def close(self) -> None:
         """Release the backend; closing twice is allowed."""

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from szn_runtime.backends import open_backend
+from szn_runtime.backends import Grids, open_backend
+from szn_runtime.backends.fake import FakeBackend
 from szn_runtime.bundle import Bundle, default_bundle_path
 from szn_runtime.errors import BackendError, BundleError, LabelError, MissingDependencyError
 from szn_runtime.loading import load
@@ -64,6 +66,23 @@ def test_warming_up(path: Path) -> None:
         assert backend.calls == 0
         segmenter.warm_up((30, 40))
         assert backend.calls == 1
+
+
+def test_warming_up_runs_the_batch_that_will_be_given(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = []
+    infer = FakeBackend.infer
+
+    def told(self: FakeBackend, frames: NDArray[np.float32]) -> Grids:
+        shapes.append(frames.shape)
+        return infer(self, frames)
+
+    monkeypatch.setattr(FakeBackend, "infer", told)
+    with load(path, backend="fake", batch=3, frame_hw=(30, 40)) as segmenter:
+        segmenter.warm_up((30, 40))
+    assert [shape[0] for shape in shapes] == [3, 1]
+    assert shapes[0][1:] == shapes[1][1:]
 
 
 def test_a_backend_is_closed_when_loading_fails(
