@@ -7,6 +7,9 @@ import network
 import numpy as np
 import onnxruntime as ort
 import pytest
+from click.testing import CliRunner
+from network_cases import Case, Hint
+from network_vendors import bare_onnxruntime
 
 from szn_runtime.backends import BackendOptions, open_backend
 from szn_runtime.bundle import Bundle
@@ -47,10 +50,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
 @pytest.mark.parametrize("hint", ["latency", "throughput"])
 def test_the_bare_session_has_the_options_of_the_backend(
-    tmp_path: Path, asked: list[dict[str, Any]], device: str, hint: network.Hint
+    tmp_path: Path, asked: list[dict[str, Any]], device: str, hint: Hint
 ) -> None:
     bundle = Bundle.open(catalogue.tiny_bundle(tmp_path / "tiny"))
-    case = network.Case(
+    case = Case(
         model="tiny", bundle=bundle, backend="onnxruntime", precision="fp32", batch=1, hint=hint,
         input_hw=(16, 24), threads=2, device=device,
     )  # fmt: skip
@@ -60,7 +63,7 @@ def test_the_bare_session_has_the_options_of_the_backend(
             open_backend("onnxruntime", bundle, options)
     else:
         open_backend("onnxruntime", bundle, options).close()
-    run = network.bare_onnxruntime(case, np.zeros(case.shape, np.float32))
+    run = bare_onnxruntime(case, np.zeros(case.shape, np.float32))
     assert run(0.01) > 0
     ours, theirs = asked
     assert ours == theirs
@@ -68,3 +71,11 @@ def test_the_bare_session_has_the_options_of_the_backend(
         ((name, settings),) = theirs["providers"]
         assert name == "CUDAExecutionProvider"
         assert settings["cudnn_conv_algo_search"] == "HEURISTIC"
+
+
+@pytest.mark.parametrize("option", ["--batches", "--size"])
+@pytest.mark.parametrize("value", ["0", "1,-4", "1,many", ""])
+def test_sizes_that_are_no_numbers_above_0_are_refused(option: str, value: str) -> None:
+    result = CliRunner().invoke(network.main, [option, value])
+    assert result.exit_code == 2
+    assert "expected numbers above 0 with commas between, such as 1,4" in result.output
