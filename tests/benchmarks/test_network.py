@@ -76,6 +76,6 @@ def test_the_bare_session_has_the_options_of_the_backend(
 @pytest.mark.parametrize("option", ["--batches", "--size"])
 @pytest.mark.parametrize("value", ["0", "1,-4", "1,many", ""])
 def test_sizes_that_are_no_numbers_above_0_are_refused(option: str, value: str) -> None:
-    result = CliRunner().invoke(network.main, [option, value])
+    result = CliRunner().invoke(network.main, ["--quick", "--backend", "none", option, value])
     assert result.exit_code == 2
     assert "expected numbers above 0 with commas between, such as 1,4" in result.output
