@@ -485,6 +485,45 @@ def test_a_refit_and_weights_that_stop_early(tmp_path: Path) -> None:
         assert torch.equal(ours[name], theirs[name]), name
 
 
+@pytest.mark.parametrize(("refit", "ema"), [(False, 0.0), (True, 0.5)])
+def test_a_run_killed_as_the_seenmask_overwrote_the_best_weights_resumes_to_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refit: bool, ema: float
+) -> None:
+    config = config_for(tmp_path, refit_embedding=refit)
+    config = dataclasses.replace(
+        config,
+        embedding_step=dataclasses.replace(config.embedding_step, early_stop=2),
+        seenmask_step=dataclasses.replace(config.seenmask_step, early_stop=2, ema=ema),
+    )
+    unbroken = train(config, tmp_path / "unbroken", progress=Progress(quiet=True))
+    save_best = History.save_best
+
+    def killed(history: History, state: dict[str, Any]) -> None:
+        save_best(history, state)
+        if state["step"] == "seenmask":
+            raise Killed
+
+    folder = tmp_path / "killed"
+    with monkeypatch.context() as patch:
+        patch.setattr(History, "save_best", killed)
+        with pytest.raises(Killed):
+            train(config, folder, progress=Progress(quiet=True))
+    assert load_checkpoint(folder / "best.pt")["step"] == "seenmask"
+    rows = load_checkpoint(folder / "checkpoint.pt")["history"]
+    assert [row["step"] for row in rows] == ["embedding"] * 2  # no epoch of the seenmask
+    resumed = train(config, folder, progress=Progress(quiet=True), resume=True)
+    for name, tensor in weights(resumed).items():
+        assert torch.equal(tensor, weights(unbroken)[name]), name
+    ours, theirs = (
+        [
+            {key: value for key, value in row.items() if key != "images_per_s"}
+            for row in load_checkpoint(run.folder / "checkpoint.pt")["history"]
+        ]
+        for run in (resumed, unbroken)
+    )
+    assert ours == theirs
+
+
 def test_fcn_s_scores_every_label_and_sei_takes_the_highest(tmp_path: Path) -> None:
     step = StepConfig(epochs=12, batch_size=3, learning_rate=3e-3)
     run = catalogue.train_tiny(

@@ -104,6 +104,10 @@ class TrainingStep:
             return  # a later step's checkpoint holds the outcome of this one
         if own:
             self._restore(own)
+        elif history.rows and self._config.early_stop:
+            # From here on the best weights of the step before are overwritten, so a resumed run
+            # must not go back to that step.
+            history.save(self._state())
         for epoch in range(finished, self._config.epochs):
             if self._has_stopped(epoch):
                 break
