@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from szn_export.gate_images import calibration_frames, gate_data
+from szn_export.gate_images import calibration_frames, gate_data, gate_ids
 from szn_runtime.errors import InputError
 from szn_train.classes import ClassSplit
+from szn_train.datasets import Dataset
 from szn_train.datasets.voc import VOC_CLASSES
 from szn_train.run import Run
 from tests.export.conftest import Exported
@@ -43,3 +46,32 @@ def test_a_data_set_that_is_gone_asks_for_photos(voc_run: Run) -> None:
     config = dataclasses.replace(voc_run.config, data="gone")
     with pytest.raises(InputError, match="data set gone is not there; give --images a folder of p"):
         gate_data(dataclasses.replace(voc_run, config=config), images=None, count=2)
+
+
+class Masks:
+    """Ten images of grass; 3, 5, 6 and 8 show the class of U as well."""
+
+    ids = tuple(f"i{number}" for number in range(10))
+
+    def mask(self, image_id: str) -> NDArray[np.uint8]:
+        mask = np.zeros((4, 4), np.uint8)
+        mask[1, 2] = 2 if image_id in ("i3", "i5", "i6", "i8") else 1
+        return mask
+
+
+@pytest.mark.parametrize(
+    ("unseen", "count", "expected"),
+    [
+        (("sheep",), 4, "0389"),  # two of U, the first and the last; two of the others
+        (("sheep",), 1, "0"),
+        (("sheep",), 100, "0123456789"),
+        ((), 4, "0369"),
+        (("boat",), 4, "0369"),  # no image shows it
+    ],
+)
+def test_up_to_half_of_the_images_show_a_class_of_u(
+    unseen: tuple[str, ...], count: int, expected: str
+) -> None:
+    split = ClassSplit(names=("grass", "tree", "sheep", "boat"), unseen=unseen)
+    found = gate_ids(cast("Dataset", Masks()), split, count)
+    assert found == [f"i{number}" for number in expected]
