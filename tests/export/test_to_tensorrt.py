@@ -400,7 +400,7 @@ class TestEngines:
         tensors = [(t.name, t.dtype, t.shape) for t in (*facts.inputs, *facts.outputs)]
         assert tensors == [
             ("frames", "float32", (None, 3, None, None)),
-            ("embedding", "float32", (None, 20, None, None)),
+            ("embedding", "float32", (None, mini.manifest.dim, None, None)),
             ("seenmask", "float32", (None, 2, None, None)),
         ]
         bundle = with_engine(tmp_path / "bundle", mini, engine, facts, precision)
@@ -432,7 +432,7 @@ def with_engine(
     )
     path = catalogue.tiny_bundle(
         folder,
-        dim=20,
+        dim=mini.manifest.dim,
         files={"model.engine": engine, "model.onnx": None},
         input_name="frames",
         artefacts=(artefact,),

@@ -66,7 +66,7 @@ def engine(
 ) -> Artefact:  # fmt: skip
     """A TensorRT engine; `fixed`: for frames of 64 x 96 only."""
     manifest = mini.manifest
-    sizes = {manifest.input_name: (3, 64, 96), manifest.embedding_name: (20, 4, 6)}
+    sizes = {manifest.input_name: (3, 64, 96), manifest.embedding_name: (manifest.dim, 4, 6)}
     sizes[manifest.seenmask_name] = (2, 4, 6)
     tensors = [
         TensorFacts(
@@ -105,14 +105,14 @@ class TestConfigurations:
     def tensors(values: Any) -> list[tuple[str, int, list[int]]]:
         return [(value.name, value.data_type, list(value.dims)) for value in values]
 
-    def test_onnxruntime(self, read: Callable[[Path], Any], repository: Path) -> None:
+    def test_onnxruntime(self, read: Callable[[Path], Any], mini: Bundle, repository: Path) -> None:
         config = read(repository / "szn_onnxruntime" / "config.pbtxt")
         fp32 = config.DESCRIPTOR.file.enum_types_by_name["DataType"].values_by_name["TYPE_FP32"]
         assert (config.name, config.backend) == ("szn_onnxruntime", "onnxruntime")
         assert config.max_batch_size == 8
         assert self.tensors(config.input) == [("frames", fp32.number, [3, -1, -1])]
         assert self.tensors(config.output) == [
-            ("embedding", fp32.number, [20, -1, -1]),
+            ("embedding", fp32.number, [mini.manifest.dim, -1, -1]),
             ("seenmask", fp32.number, [2, -1, -1]),
         ]
         assert list(config.dynamic_batching.preferred_batch_size) == [2, 4, 8]
@@ -121,13 +121,13 @@ class TestConfigurations:
         assert (group.count, group.kind) == (1, group.KIND_AUTO)
 
     def test_openvino_is_not_told_of_batches(
-        self, read: Callable[[Path], Any], repository: Path
+        self, read: Callable[[Path], Any], mini: Bundle, repository: Path
     ) -> None:
         config = read(repository / "szn_openvino" / "config.pbtxt")
         assert (config.backend, config.max_batch_size) == ("openvino", 0)
         assert list(config.input[0].dims) == [-1, 3, -1, -1]
         assert [list(output.dims) for output in config.output] == [
-            [-1, 20, -1, -1],
+            [-1, mini.manifest.dim, -1, -1],
             [-1, 2, -1, -1],
         ]
         assert not config.HasField("dynamic_batching")
@@ -189,7 +189,7 @@ class TestConfigurations:
     ) -> None:
         labels = LabelSet(
             names=tuple(f"label {i}" for i in range(count)),
-            embeddings=np.ones((count, 20), np.float32),
+            embeddings=np.ones((count, mini.manifest.dim), np.float32),
             seen=np.ones(count, bool),
         )
         monkeypatch.setattr(Bundle, "label_set", lambda self: labels)
@@ -228,9 +228,10 @@ class TestConfigurations:
         config = read(tmp_path / "models" / "szn_tensorrt" / "config.pbtxt")
         assert (config.backend, config.max_batch_size) == ("tensorrt", 8)
         assert config.instance_group[0].kind == config.instance_group[0].KIND_GPU
-        sizes = [[3, 64, 96], [20, 4, 6], [2, 4, 6]] if fixed else None
+        dim = mini.manifest.dim
+        sizes = [[3, 64, 96], [dim, 4, 6], [2, 4, 6]] if fixed else None
         assert [list(each.dims) for each in (*config.input, *config.output)] == (
-            sizes or [[3, -1, -1], [20, -1, -1], [2, -1, -1]]
+            sizes or [[3, -1, -1], [dim, -1, -1], [2, -1, -1]]
         )
 
     def test_a_tensor_may_have_any_name(

@@ -231,7 +231,7 @@ def test_bench_prints_reports_and_writes_nothing_else(
     assert outcome.exit_code == 0, outcome.output
     assert "synthetic-640x480:" in outcome.output
     assert "in:" in outcome.output
-    assert outcome.output.count("5 frames") == 2
+    assert outcome.output.count("\n5 frames, ") == 2
     assert json.loads(report.read_text())["sources"][0]["name"] == "in"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4", "r.json"]
     alone = run(*common)

@@ -440,8 +440,8 @@ def test_words_that_do_not_fit_are_one_line(tmp_path: Path, preset: Path) -> Non
     arguments = ["--data", data, "--preset", preset, "--label-words", words]
     for content, purpose, message in (
         ("[]", ["--check-data"], "label_words.json holds no words of labels: expected {"),
-        ('{"rock": ["mountain"]}', ["--check-data"], "words are given for 'rock', which is no"),
-        ('{"rock": []}', ["--out", tmp_path / "run"], "words are given for 'rock', which is no"),
+        ('{"cow": ["hoarse"]}', ["--check-data"], "label 'hoarse': 'hoarse' is not in"),
+        ('{"cow": ["hoarse"]}', ["--out", tmp_path / "run"], "label 'hoarse': 'hoarse' is not in"),
     ):
         words.write_text(content)
         result = run_train(*arguments, *purpose)
