@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from szn_export.config import ExportConfig
-from szn_export.export import ExportResult, export
+from szn_export.export import ExportResult, export, pytorch_reference
+from szn_export.gate import Reference, reference_of
+from szn_export.gate_images import gate_data
 from szn_runtime.bundle import Bundle
 from szn_train.backbones import Backbone, BackboneInfo
 from szn_train.model import SeenmaskZeroShotNetwork
@@ -50,3 +52,15 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
         run, folder, ExportConfig(name="tiny", vocabulary_size=20), progress=Progress(quiet=True)
     )
     return Exported(run=run, folder=folder, bundle=Bundle.open(folder), result=result)
+
+
+def reference_on(exported: Exported, count: int) -> Reference:
+    """PyTorch on so many of the tiny run's validation images."""
+    manifest = exported.bundle.manifest
+    return reference_of(
+        pytorch_reference(exported.run),
+        gate_data(exported.run, images=None, count=count),
+        labels=exported.bundle.label_set(),
+        preprocess=manifest.preprocess,
+        geometry=manifest.grid_geometry,
+    )

@@ -16,9 +16,8 @@ from szn_export.artefacts import add_fp16, add_int8
 from szn_export.cli import main
 from szn_export.config import ExportConfig
 from szn_export.draft import Draft
-from szn_export.export import ExportResult, export, pytorch_reference
-from szn_export.gate import DEFAULT_BUDGETS, Budget, reference_of
-from szn_export.gate_images import gate_data
+from szn_export.export import ExportResult, export
+from szn_export.gate import DEFAULT_BUDGETS, Budget
 from szn_export.report import Row
 from szn_export.sensitivity import Sensitivity
 from szn_export.to_tensorrt import TensorRTConfig
@@ -26,7 +25,7 @@ from szn_runtime import load
 from szn_runtime.bundle import Bundle
 from szn_runtime.errors import BackendError
 from szn_train.progress import Progress
-from tests.export.conftest import Exported
+from tests.export.conftest import Exported, reference_on
 from tests.train import catalogue
 
 RTX = importlib.util.find_spec("tensorrt_rtx_bindings") is not None
@@ -162,13 +161,7 @@ def test_what_is_past_its_budget_is_left_out(
 
     monkeypatch.setattr("szn_export.precision.to_fp16", wrong)
     manifest = exported.bundle.manifest
-    reference = reference_of(
-        pytorch_reference(exported.run),
-        gate_data(exported.run, images=None, count=2),
-        labels=exported.bundle.label_set(),
-        preprocess=manifest.preprocess,
-        geometry=manifest.grid_geometry,
-    )
+    reference = reference_on(exported, 2)
     draft = Draft(manifest=manifest, files={"model.onnx": exported.bundle.model_bytes()})
     add_fp16(draft, reference, ExportConfig(), Progress(quiet=True))
     assert draft.refused == ["model.fp16.onnx"]
@@ -207,16 +200,9 @@ def test_more_layers_stay_in_floating_point_until_the_gate_says_yes(
     monkeypatch.setattr("szn_export.sensitivity.find_float_layers", find)
     monkeypatch.setattr("szn_export.precision.to_int8", to_int8)
     monkeypatch.setattr("szn_export.artefacts.measure", measure)
-    manifest = dataclasses.replace(
-        exported.bundle.manifest, files={}
-    )  # they come when it is written
-    reference = reference_of(
-        pytorch_reference(exported.run),
-        gate_data(exported.run, images=None, count=2),
-        labels=exported.bundle.label_set(),
-        preprocess=manifest.preprocess,
-        geometry=manifest.grid_geometry,
-    )
+    # files come when it is written
+    manifest = dataclasses.replace(exported.bundle.manifest, files={})
+    reference = reference_on(exported, 2)
     draft = Draft(manifest=manifest, files={"model.onnx": exported.bundle.model_bytes()})
     config = ExportConfig(precisions=("int8",), calibration_images=2)
     add_int8(exported.run, draft, reference, config, Progress(quiet=True))

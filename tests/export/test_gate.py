@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.compiler import is_exporting
 
 from szn_export.config import ExportConfig
-from szn_export.export import export, pytorch_reference
+from szn_export.export import export
 from szn_export.gate import (
     DEFAULT_BUDGETS,
     Budget,
@@ -21,7 +21,6 @@ from szn_export.gate import (
     compare,
     reference_of,
 )
-from szn_export.gate_images import gate_data
 from szn_export.quality import GateData, Quality
 from szn_runtime.backends import Backend, Grids, open_backend
 from szn_runtime.errors import GateError, InputError, UsageError
@@ -32,7 +31,7 @@ from szn_train.model import Grids as ModelGrids
 from szn_train.model import SeenmaskZeroShotNetwork
 from szn_train.progress import Progress
 from szn_train.transforms import preprocess_of
-from tests.export.conftest import Exported, small_network
+from tests.export.conftest import Exported, reference_on, small_network
 from tests.runtime.catalogue import fake_backend
 
 
@@ -59,14 +58,7 @@ class Broken(Backend):
 
 
 def run_gate(exported: Exported, **changes: object) -> tuple[Comparison, list[Flips]]:
-    manifest = exported.bundle.manifest
-    reference = reference_of(
-        pytorch_reference(exported.run),
-        gate_data(exported.run, images=None, count=50),
-        labels=exported.bundle.label_set(),
-        preprocess=manifest.preprocess,
-        geometry=manifest.grid_geometry,
-    )
+    reference = reference_on(exported, 50)
     with open_backend("onnxruntime", exported.bundle) as backend:
         return compare(reference, Broken(backend, **changes))  # type: ignore[arg-type]
 

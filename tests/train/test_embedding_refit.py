@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from szn_runtime.errors import InputError, TrainingError
-from szn_train import embedding_refit
+from szn_train import cell_sample, embedding_refit
 from szn_train.backbones import Backbone, BackboneInfo
 from szn_train.cell_sample import GridReader
 from szn_train.datasets import FolderDataset, select
@@ -230,7 +230,7 @@ def test_a_small_sample_of_features_suffices(
         return refit_embedding(features, labels, *rest, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(embedding_refit, "refit_embedding", refit)
-    monkeypatch.setattr(embedding_refit, "_MOST_BYTES", 4 * 3 * 3 * 20)
+    monkeypatch.setattr(cell_sample, "_MOST_BYTES", 4 * 3 * 3 * 20)
     fitted(dataset)
     assert np.bincount(taken[0]).tolist() == [20, 20, 20]
 

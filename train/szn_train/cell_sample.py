@@ -19,7 +19,9 @@ from szn_train.model import SeenmaskZeroShotNetwork
 from szn_train.progress import Progress
 from szn_train.transforms import Transform
 
-__all__ = ["CellSample", "Cells", "GridReader"]
+__all__ = ["CellSample", "Cells", "GridReader", "affordable_cells"]
+
+_MOST_BYTES = 1 << 28  # of sampled features as float32
 
 Array = NDArray[Any]
 
@@ -81,6 +83,17 @@ class GridReader:
                 ]  # (C, h, w) -> (h w, C)
                 yield Cells(features=rows[0], embedding=rows[1], labels=labels.ravel())
                 task.advance()
+
+
+def affordable_cells(most: int, *, channels: int, labels: int) -> int:
+    """Cells of each label, 1 or more, of which a sample of features stays bounded.
+
+    Args:
+        most: Cells of all labels together; fewer if their features as float32 were over 256 MiB.
+        channels: Of the features.
+        labels: How many there are.
+    """
+    return max(1, min(most, _MOST_BYTES // (4 * channels)) // labels)
 
 
 class CellSample:

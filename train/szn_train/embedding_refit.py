@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from szn_runtime.errors import InputError, TrainingError
-from szn_train.cell_sample import CellSample, GridReader
+from szn_train.cell_sample import CellSample, GridReader, affordable_cells
 from szn_train.classes import ClassSplit
 from szn_train.datasets import Dataset
 from szn_train.memory import memory_for
@@ -36,7 +36,6 @@ _BATCH = 1024
 _RATE = 3e-3
 _L2 = 1e-4
 _TINY = 1e-3
-_MOST_BYTES = 1 << 28  # of sampled features as float32
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,8 +99,12 @@ def fit_embedding(
         InputError: If an image cannot be read.
     """
     seen = split.indices(split.train_seen)  # in increasing order
-    affordable = _MOST_BYTES // (4 * network.backbone.info.channels) // len(seen)
-    sample = CellSample(seen, max(1, min(_HEADS * _CELLS_PER_LABEL, affordable)), seed)
+    most = affordable_cells(
+        _HEADS * _CELLS_PER_LABEL * len(seen),
+        channels=network.backbone.info.channels,
+        labels=len(seen),
+    )
+    sample = CellSample(seen, most, seed)
     grids = GridReader(network, dataset, split, transform, progress)
     for cells in grids.read(ids, "embedding: balanced cells"):
         sample.add(cells.labels, cells.features.astype(np.float16))

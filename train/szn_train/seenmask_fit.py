@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from szn_runtime.errors import TrainingError
-from szn_train.cell_sample import Cells, CellSample, GridReader
+from szn_train.cell_sample import Cells, CellSample, GridReader, affordable_cells
 from szn_train.classes import VOID, ClassSplit
 from szn_train.datasets import Dataset
 from szn_train.memory import memory_for
@@ -32,7 +32,6 @@ from szn_train.transforms import Transform
 __all__ = ["fit_seenmask"]
 
 _MOST_CELLS = 40_000
-_MOST_BYTES = 1 << 28  # of sampled features as float32
 _MOST_UNSEEN = 200_000
 """Cells of each label of train_unseen in training images; more are a sample."""
 
@@ -85,7 +84,7 @@ def fit_seenmask(
     grids = GridReader(network, dataset, split, transform, progress)
     seen_labels = space.unit[split.indices(split.train_seen)]
     channels = network.backbone.info.channels
-    quota = max(1, min(_MOST_CELLS, _MOST_BYTES // (4 * channels)) // len(seen_labels))
+    quota = affordable_cells(_MOST_CELLS, channels=channels, labels=len(seen_labels))
     sample = CellSample(split.indices(split.train_seen), quota, seed)
     for cells in grids.read(train_ids, "seenmask: what is known"):
         sample.add(cells.labels, cells.features.astype(np.float16))
