@@ -43,7 +43,8 @@ from szn_runtime.backends import Backend, BackendOptions, Grids, open_backend
 from szn_runtime.bundle import Bundle, default_bundle_path
 from szn_runtime.demo import DemoSource
 from szn_runtime.labels import LabelSet
-from szn_runtime.pipeline import Lane, Pipeline, PipelineConfig
+from szn_runtime.pipeline import Lane, Pipeline
+from szn_runtime.pipeline_config import PipelineConfig
 from szn_runtime.segmenter import Segmenter
 from szn_runtime.selection import choose_backend
 from szn_runtime.sinks import Result, Sink, VideoSink

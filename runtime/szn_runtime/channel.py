@@ -25,11 +25,13 @@ class Channel(Generic[T]):
         capacity: Items that wait at most.
         newest: What a full channel does: False, the writer waits; True, the oldest item gives way,
             so that what is taken is never older than `capacity` items.
+        refill_at: Items that are left when a writer who found the channel full goes on; None: as
+            soon as there is room for one.
         on_drop: Called for each item of a channel of the newest that is never taken.
         changed: Condition to share with other channels; None for one of its own.
 
     Raises:
-        InputError: If the capacity is less than 1.
+        InputError: If the capacity is less than 1, or `refill_at` is not below it.
     """
 
     def __init__(
@@ -37,11 +39,17 @@ class Channel(Generic[T]):
         capacity: int,
         *,
         newest: bool = False,
+        refill_at: int | None = None,
         on_drop: Callable[[], None] | None = None,
         changed: threading.Condition | None = None,
     ) -> None:
         if capacity < 1:
             raise InputError("channel has no room", got=capacity, expected=">= 1")
+        self._refill_at = capacity - 1 if refill_at is None else refill_at
+        if not 0 <= self._refill_at < capacity:
+            raise InputError(
+                "channel is refilled at no level", got=refill_at, expected=f"0 to {capacity - 1}"
+            )
         self._capacity, self.newest, self._on_drop = capacity, newest, on_drop
         self._items: deque[T] = deque()
         self._changed = changed or threading.Condition()
@@ -63,8 +71,9 @@ class Channel(Generic[T]):
             Cancelled: If the reader gave the channel up.
         """
         with self._changed:
-            while len(self._items) >= self._capacity and not (self.newest or self._cancelled):
-                self._changed.wait()
+            if len(self._items) >= self._capacity and not self.newest:
+                while len(self._items) > self._refill_at and not self._cancelled:
+                    self._changed.wait()
             cancelled = self._cancelled
             dropped = len(self._items) >= self._capacity or (cancelled and self.newest)
             if not cancelled:
@@ -97,7 +106,8 @@ class Channel(Generic[T]):
     def pop(self) -> T:
         """Take the oldest item; for those who hold the condition and saw that there is one."""
         item = self._items.popleft()
-        self._changed.notify_all()
+        if len(self._items) <= self._refill_at:  # none but a writer waits for room
+            self._changed.notify_all()
         return item
 
     def __iter__(self) -> Iterator[T]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import threading
 
     from szn_runtime.outputs import Outputs
-    from szn_runtime.pipeline import PipelineConfig
+    from szn_runtime.pipeline_config import PipelineConfig
     from szn_runtime.sources import Source
 
 __all__ = ["main"]
@@ -183,7 +183,7 @@ def _run(
     from szn_runtime.demo import DemoSource
     from szn_runtime.loading import load
     from szn_runtime.outputs import Outputs
-    from szn_runtime.pipeline import PipelineConfig
+    from szn_runtime.pipeline_config import PipelineConfig
 
     if demo and not bench:
         folder = Path("demo-output") if output is None else output

@@ -15,7 +15,8 @@ from rich.table import Table
 
 from szn_runtime._stopping import stopping
 from szn_runtime.latency import LatencyReport
-from szn_runtime.pipeline import Lane, Pipeline, PipelineConfig
+from szn_runtime.pipeline import Lane, Pipeline
+from szn_runtime.pipeline_config import PipelineConfig
 from szn_runtime.segmenter import Segmenter
 from szn_runtime.sinks.base import Result, Sink, cannot_write
 

@@ -37,6 +37,7 @@ class Stub(Source):
         self.name = name
         self.frame_count: int | None = frames
         self.live = live
+        self.frame_hw: tuple[int, int] | None = size_hw(0)
         self._frames, self._pace_s, self._fail_at, self._size_hw = frames, pace_s, fail_at, size_hw
         self.read = 0
         self.closed = 0

@@ -36,6 +36,37 @@ def test_a_full_channel_makes_the_writer_wait() -> None:
     assert taken == list(range(100))
 
 
+def test_a_full_channel_is_refilled_when_few_items_are_left() -> None:
+    channel: Channel[int] = Channel(4, refill_at=1)
+    put = threading.Semaphore(0)
+
+    def write() -> None:
+        for item in range(8):
+            channel.put(item)
+            put.release()
+        channel.close()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    for _ in range(4):
+        assert put.acquire(timeout=PATIENCE_S)
+    taking = iter(channel)
+    assert [next(taking), next(taking)] == [0, 1]
+    assert not put.acquire(timeout=0.05)  # there is room, but not few enough are left
+    assert len(channel) == 2
+    assert next(taking) == 2
+    for _ in range(3):
+        assert put.acquire(timeout=PATIENCE_S)
+    assert list(taking) == [3, 4, 5, 6, 7]
+    writer.join(PATIENCE_S)
+
+
+@pytest.mark.parametrize("refill_at", [-1, 4, 5])
+def test_a_level_that_is_never_below_full_is_refused(refill_at: int) -> None:
+    with pytest.raises(InputError, match=f"no level: got {refill_at}, expected 0 to 3"):
+        Channel(4, refill_at=refill_at)
+
+
 def test_the_newest_item_wins_and_the_others_are_counted() -> None:
     dropped: list[None] = []
     channel: Channel[int] = Channel(1, newest=True, on_drop=lambda: dropped.append(None))

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from szn_runtime.bundle import Bundle
 from szn_runtime.errors import UsageError
-from szn_runtime.pipeline import Lane, Pipeline, PipelineConfig
+from szn_runtime.pipeline import Lane, Pipeline
+from szn_runtime.pipeline_config import PipelineConfig
 from szn_runtime.segmenter import Segmenter
 from szn_runtime.sinks import Result, VideoSink
 from szn_runtime.sources import Frame, VideoSource
@@ -154,20 +155,6 @@ def test_the_driving_clip(bundle: Bundle, data_dir: Path, tmp_path: Path) -> Non
     assert len(shown) == len(original) == 101
     for index in (0, 50, 100):
         assert np.abs(shown[index].astype(int) - original[index]).mean() < 25
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"batch": 0}, "batch is out of range: got 0"),
-        ({"limit": 0}, "limit is out of range: got 0"),
-        ({"alpha": 2.0}, r"alpha is out of range: got 2\.0"),
-        ({"policy": "newest"}, "unknown policy: got newest, expected auto, every or latest"),
-    ],
-)
-def test_options_that_cannot_be(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        PipelineConfig(**options)
 
 
 def test_results_stay_few_whatever_the_length(bundle: Bundle) -> None:
