@@ -33,7 +33,7 @@ from pipeline_rivals import PlainScript, thesis_fps
 from pipeline_runs import decoded_fps, network_fps, pipeline_fps, prepared_tensors
 from pipeline_table import table, write_plot
 from rich.console import Console
-from sei import labels_of
+from sei_inputs import labels_of
 
 from szn_runtime.backends import BackendOptions, open_backend
 from szn_runtime.bundle import Bundle, default_bundle_path

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sei import dense
+from sei_methods import dense
 
 from szn_runtime._cv import cv2
 from szn_runtime.backends import Grids
