@@ -49,12 +49,9 @@ def table(rows: Sequence[dict[str, Any]], hint: str, threads: int) -> Table:
 
 def write_plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Ours and the vendor's milliseconds, a line a row, in a file of the kind its suffix says."""
-    import matplotlib as mpl
+    from szn_train.figures import new_figure
 
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 1 + 0.3 * len(rows)), layout="constrained")
+    figure, [[axes]] = new_figure(8, 1 + 0.3 * len(rows))
     names = [
         "{model} {1} x {0}, {backend} {precision}, batch {batch}, ms per {ms_per}".format(
             *row["input_hw"], **row
@@ -70,4 +67,3 @@ def write_plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     axes.set_xlabel("ms")
     axes.legend()
     figure.savefig(path)
-    plt.close(figure)
