@@ -63,7 +63,8 @@ def main(
             rows.append(measure(case, field.grids((h, w), case.seenmask), labels))
         status.update("memory")
         peak = peak_growth(path, MANY)
-    console.print(table(rows))
+    dim = bundle.manifest.dim
+    console.print(table(rows, dim))
     for name, meaning in SEENMASKS.items():
         console.print(f"seenmask {name}: {meaning}.", highlight=False)
     console.print(
@@ -79,7 +80,7 @@ def main(
             highlight=False,
         )
     if json_path:
-        write_report(json_path, "sei", rows, seenmasks=SEENMASKS, peak_growth_mib=peak)
+        write_report(json_path, "sei", rows, dim=dim, seenmasks=SEENMASKS, peak_growth_mib=peak)
     if plot:
         write_plot(rows, plot)
 

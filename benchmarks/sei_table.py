@@ -11,9 +11,14 @@ from rich.table import Table
 __all__ = ["table", "write_plot"]
 
 
-def table(rows: Sequence[dict[str, Any]]) -> Table:
-    """All rows, in milliseconds and ratios; "-" where a method was not run."""
-    result = Table(title="SEI: ours on the grid against methods per pixel")
+def table(rows: Sequence[dict[str, Any]], dim: int) -> Table:
+    """All rows, in milliseconds and ratios; "-" where a method was not run.
+
+    Args:
+        rows: Those of a frame and stride together.
+        dim: Length j of an embedding.
+    """
+    result = Table(title=f"SEI, j = {dim}: ours on the grid against methods per pixel")
     for head in (
         "frame", "stride", "seenmask", "labels", "ours, ms", "frames/s", "PyTorch, ms", "ratio",
         "ONNX, ms", "ratio", "equal pixels",
