@@ -30,11 +30,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-from machine import Peaks, write_report
+from machine import write_report
 from network_cases import FRAME_HW, HINTS, Case, Hint, candidates
 from network_models import giga_multiply_adds, vgg16_bundle
 from network_rows import add_shares, measure
 from network_table import table, write_plot
+from peaks import Peaks
 from rich.console import Console
 
 from szn_runtime.backends import PRECISIONS, BackendOptions

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import Peaks
 from network_cases import Case
 from network_timing import timed_rounds
 from network_vendors import vendors_of
+from peaks import Peaks
 
 from szn_runtime.backends import BackendOptions, open_backend
 
