@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ _MAX_FILE_BYTES = 64 << 20
 _MAX_ARRAY_BYTES = 128 << 20
 # float32 rows of unit norm are off by less than this; dividing them again would move their bits
 _NORM_ROUNDING = 2e-7
+_ROWS_AT_A_TIME = 1 << 14  # in float64: of a whole vocabulary they would be twice the set itself
 _FILE_NAME = re.compile(r"[/\\]|\.[A-Za-z0-9]{1,5}$")
 
 
@@ -49,7 +50,7 @@ class LabelSet:
     def __post_init__(self) -> None:
         names = tuple(self.names)
         _check_names(names)
-        rows = np.array(self.embeddings, dtype=np.float64, order="C")  # (K, j)
+        rows = np.asarray(self.embeddings)  # (K, j)
         seen = np.array(self.seen, dtype=np.bool_)  # (K,)
         if rows.ndim != 2 or rows.shape[0] != len(names) or rows.shape[1] == 0:
             raise LabelError(
@@ -63,14 +64,10 @@ class LabelSet:
                 got=f"shape {seen.shape}",
                 expected=f"({len(names)},)",
             )
-        norms = np.linalg.norm(rows, axis=1)  # (K,)
-        usable = np.isfinite(rows).all(axis=1) & (norms > 0)
-        if not usable.all():
-            raise LabelError(
-                f"the embedding of label {names[int(np.argmin(usable))]!r} is zero or not finite"
-            )
-        rows /= np.where(np.abs(norms - 1) < _NORM_ROUNDING, 1.0, norms)[:, None]
-        unit = rows.astype(np.float32)
+        unit = np.empty(rows.shape, np.float32)
+        for first in range(0, len(names), _ROWS_AT_A_TIME):
+            part = slice(first, first + _ROWS_AT_A_TIME)
+            unit[part] = _unit_rows(rows[part], names[part])
         unit.setflags(write=False)
         seen.setflags(write=False)
         object.__setattr__(self, "names", names)
@@ -114,6 +111,19 @@ class LabelSet:
             embeddings=arrays["embeddings"],
             seen=arrays["seen"],
         )
+
+
+def _unit_rows(rows: NDArray[Any], names: tuple[str, ...]) -> NDArray[np.float64]:
+    """Rows (k, j) of unit length; refuses those without a direction, by name."""
+    rows = np.array(rows, dtype=np.float64)
+    norms = np.linalg.norm(rows, axis=1)  # (k,)
+    usable = np.isfinite(rows).all(axis=1) & (norms > 0)
+    if not usable.all():
+        raise LabelError(
+            f"the embedding of label {names[int(np.argmin(usable))]!r} is zero or not finite"
+        )
+    rows /= np.where(np.abs(norms - 1) < _NORM_ROUNDING, 1.0, norms)[:, None]
+    return rows
 
 
 def _check_names(names: tuple[str, ...]) -> None:

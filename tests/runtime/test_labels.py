@@ -50,6 +50,18 @@ def test_normalising_twice_moves_no_bit(rows: np.ndarray) -> None:
     np.testing.assert_allclose(np.linalg.norm(once.embeddings, axis=1), 1, rtol=1e-6)
 
 
+def test_a_vocabulary_is_normalised_part_by_part() -> None:
+    count = 40_000
+    rows = np.random.default_rng(0).standard_normal((count, 3)).astype(np.float32)
+    names, seen = tuple(map(str, range(count))), np.zeros(count, bool)
+    made = LabelSet(names=names, embeddings=rows, seen=seen)
+    expected = rows / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+    np.testing.assert_array_equal(made.embeddings, expected.astype(np.float32))
+    rows[35_000] = 0
+    with pytest.raises(LabelError, match="label '35000' is zero or not finite"):
+        LabelSet(names=names, embeddings=rows, seen=seen)
+
+
 @pytest.mark.parametrize(
     ("names", "rows", "seen", "match"),
     [
