@@ -31,6 +31,7 @@ from typing import Any
 
 import click
 from machine import write_report
+from measured_bundle import bundle_facts
 from network_cases import FRAME_HW, HINTS, Case, Hint, candidates
 from network_models import giga_multiply_adds, vgg16_bundle
 from network_rows import add_shares, measure
@@ -94,6 +95,7 @@ def main(
         models.append((bundle.manifest.name, bundle, sizes))
     if model != "szn-mini" and not quick:
         models.append(("vgg16", vgg16_bundle(bundle), [max(FRAME_HW)]))
+    bundles = [bundle_facts(opened) for _, opened, _ in models]
     hints = hint or HINTS
     peaks = Peaks(threads)
     rows: list[dict[str, Any]] = []
@@ -118,7 +120,7 @@ def main(
             for case in cases:
                 _measure_into(rows, not_run, case, Path(folder), peaks, console, quick=quick)
                 if json_path:  # a long run that is stopped keeps what it has
-                    _write(json_path, rows, peaks, not_run)
+                    _write(json_path, rows, peaks, not_run, bundles)
         wanted = not backends or "tensorrt" in backends
         if wanted and not any(case.backend == "tensorrt" for case in cases):
             reason = "no NVIDIA GPU" if shutil.which("nvidia-smi") is None else "no engine in it"
@@ -134,16 +136,20 @@ def main(
         what = " ".join(value for key, value in missing.items() if key != "reason")
         console.print(f"{what}: not run: {missing['reason']}", markup=False)
     if json_path:
-        _write(json_path, rows, peaks, not_run)
+        _write(json_path, rows, peaks, not_run, bundles)
     if plot:
         write_plot(rows, plot)
 
 
 def _write(
-    path: Path, rows: list[dict[str, Any]], peaks: Peaks, not_run: list[dict[str, str]]
+    path: Path,
+    rows: list[dict[str, Any]],
+    peaks: Peaks,
+    not_run: list[dict[str, str]],
+    bundles: list[dict[str, Any]],
 ) -> None:
     add_shares(rows, peaks)
-    write_report(path, "network", rows, peaks=peaks.to_json(), not_run=not_run)
+    write_report(path, "network", rows, bundles=bundles, peaks=peaks.to_json(), not_run=not_run)
 
 
 def _measure_into(

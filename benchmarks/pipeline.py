@@ -29,6 +29,7 @@ import click
 import numpy as np
 import torch
 from machine import write_report
+from measured_bundle import bundle_facts
 from pipeline_rivals import PlainScript, thesis_fps
 from pipeline_runs import decoded_fps, network_fps, pipeline_fps, prepared_tensors
 from pipeline_table import table, write_plot
@@ -182,7 +183,14 @@ def main(
             )
     console.print(table(rows, f"{clip.name}, {frame_hw[1]} x {frame_hw[0]}"))
     if json_path:
-        write_report(json_path, "pipeline", rows, clip=clip.name, frame_hw=list(frame_hw))
+        write_report(
+            json_path,
+            "pipeline",
+            rows,
+            bundle=bundle_facts(bundle),
+            clip=clip.name,
+            frame_hw=list(frame_hw),
+        )
     if plot:
         write_plot(rows, plot)
 

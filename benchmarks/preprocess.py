@@ -23,6 +23,7 @@ from typing import Any
 
 import click
 from machine import write_report
+from measured_bundle import bundle_facts
 from preprocess_networks import candidates
 from preprocess_rows import measure
 from preprocess_table import table, write_plot
@@ -61,7 +62,7 @@ def main(
                     console.print(f"{backend} {precision}: not run: {error}", markup=False)
     console.print(table(rows))
     if json_path:
-        write_report(json_path, "preprocess", rows)
+        write_report(json_path, "preprocess", rows, bundle=bundle_facts(bundle))
     if plot:
         write_plot(rows, plot)
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import click
 from machine import write_report
+from measured_bundle import bundle_facts
 from rich.console import Console
 from sei_cases import MANY, SEENMASKS, cases
 from sei_inputs import Field, labels_of
@@ -80,7 +81,14 @@ def main(
             highlight=False,
         )
     if json_path:
-        write_report(json_path, "sei", rows, dim=dim, seenmasks=SEENMASKS, peak_growth_mib=peak)
+        write_report(
+            json_path,
+            "sei",
+            rows,
+            bundle=bundle_facts(bundle),
+            seenmasks=SEENMASKS,
+            peak_growth_mib=peak,
+        )
     if plot:
         write_plot(rows, plot)
 

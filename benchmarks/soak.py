@@ -23,6 +23,7 @@ from typing import Any
 import click
 import numpy as np
 from machine import write_report
+from measured_bundle import bundle_facts
 from rich.console import Console
 from rich.table import Table
 
@@ -130,7 +131,7 @@ def main(quick: bool, part: str, json_path: Path | None) -> None:
         _print(console, "memory, 480 x 360, overlay and H.264", memory_rows)
         rows += [{"part": "memory"} | row for row in memory_rows]
     if json_path:
-        write_report(json_path, "soak", rows, counts_add_up=adds_up)
+        write_report(json_path, "soak", rows, bundle=bundle_facts(bundle), counts_add_up=adds_up)
 
 
 def _print(console: Console, title: str, rows: list[dict[str, Any]]) -> None:

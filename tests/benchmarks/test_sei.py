@@ -99,7 +99,7 @@ def test_a_run_writes_its_rows_and_a_plot(
     )
     assert result.exit_code == 0, result.output
     document = json.loads(report.read_text())
-    assert document["dim"] == catalogue.DIM
+    assert document["bundle"]["dim"] == catalogue.DIM
     assert f"j = {catalogue.DIM}" in result.output
     assert [(row["labels"], row["size_hw"]) for row in document["rows"]] == [
         (21, [480, 640]),
