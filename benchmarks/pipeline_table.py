@@ -50,13 +50,10 @@ def table(rows: Sequence[dict[str, Any]], title: str) -> Table:
 
 def write_plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Bars of the frames per second of each row, to a PNG, PDF or SVG file."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
+    from szn_train.figures import new_figure
 
     names = ("network_fps", "pipeline_fps", "plain_script_fps", "thesis_fps")
-    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+    figure, [[axes]] = new_figure(8, 4)
     at = np.arange(len(rows))
     for offset, name in enumerate(names):
         label = name.removesuffix("_fps").replace("_", " ").replace("pipeline", "szn-run")
