@@ -57,13 +57,16 @@ def gate_ids(dataset: Dataset, split: ClassSplit, count: int) -> list[str]:
     them the images are evenly spread; where U is empty all are.
 
     Args:
-        dataset: The images with their masks, of which at most 1,000 are looked at.
+        dataset: The images with their masks, of which at most 1,000 are looked at, and none if
+            all images are taken.
         split: Its classes.
         count: How many at most.
 
     Raises:
         InputError: If a mask cannot be read.
     """
+    if count >= len(dataset.ids):
+        return list(dataset.ids)  # there is nothing to choose, and no mask to look at
     lookup, unseen = split.mask_lookup(), split.indices(split.unseen)
     looked_at = spread(dataset.ids, _MOST_MASKS) if len(unseen) else []
     of_unseen = [i for i in looked_at if np.isin(lookup[dataset.mask(i)], unseen).any()]

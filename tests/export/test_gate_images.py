@@ -53,7 +53,11 @@ class Masks:
 
     ids = tuple(f"i{number}" for number in range(10))
 
+    def __init__(self) -> None:
+        self.read: list[str] = []
+
     def mask(self, image_id: str) -> NDArray[np.uint8]:
+        self.read.append(image_id)
         mask = np.zeros((4, 4), np.uint8)
         mask[1, 2] = 2 if image_id in ("i3", "i5", "i6", "i8") else 1
         return mask
@@ -75,3 +79,11 @@ def test_up_to_half_of_the_images_show_a_class_of_u(
     split = ClassSplit(names=("grass", "tree", "sheep", "boat"), unseen=unseen)
     found = gate_ids(cast("Dataset", Masks()), split, count)
     assert found == [f"i{number}" for number in expected]
+
+
+@pytest.mark.parametrize(("count", "read"), [(9, 10), (10, 0), (11, 0)])
+def test_no_mask_is_looked_at_where_all_images_are_taken(count: int, read: int) -> None:
+    masks = Masks()
+    split = ClassSplit(names=("grass", "tree", "sheep"), unseen=("sheep",))
+    assert len(gate_ids(cast("Dataset", masks), split, count)) == min(count, 10)
+    assert masks.read == list(masks.ids[:read])
