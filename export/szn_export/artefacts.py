@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from szn_export.config import ExportConfig
 from szn_export.draft import Draft
-from szn_export.gate import Reference
 from szn_export.gate_images import calibration_frames
 from szn_export.measuring import Runner, measure, onnx_runners
+from szn_export.reference import Reference
 from szn_export.report import Row
 from szn_runtime.backends import BackendOptions
 from szn_runtime.bundle import Artefact
@@ -109,7 +109,8 @@ def add_int8(
     run: Run, draft: Draft, reference: Reference, config: ExportConfig, progress: Progress
 ) -> None:
     """The graph in eight bits: for the CPU, and another one for TensorRT if engines are wanted."""
-    from szn_export.precision import Target, calibrate, to_int8
+    from szn_export.calibration import calibrate
+    from szn_export.precision import Target, to_int8
     from szn_export.sensitivity import find_float_layers, sensitivity_markdown
 
     frames = calibration_frames(

@@ -10,8 +10,8 @@ from pathlib import Path
 from szn_export.artefacts import gated
 from szn_export.config import ExportConfig
 from szn_export.draft import Draft
-from szn_export.gate import Reference
 from szn_export.measuring import engine_runner
+from szn_export.reference import Reference
 from szn_runtime.backends import Backend, BackendOptions, open_backend
 from szn_runtime.bundle import LABELS_FILE, Artefact, Bundle, write_bundle
 from szn_train.progress import Progress

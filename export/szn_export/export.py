@@ -21,10 +21,10 @@ from szn_export.artefacts import (
 from szn_export.config import ExportConfig
 from szn_export.draft import Draft
 from szn_export.engines import add_tensorrt
-from szn_export.gate import reference_of
 from szn_export.gate_images import gate_data
 from szn_export.ir import add_openvino, add_openvino_pixels
 from szn_export.parts import add_parts
+from szn_export.reference import reference_of
 from szn_export.report import Row, flips_picture, report_json, report_markdown
 from szn_export.to_onnx import EMBEDDING, FRAMES, SEENMASK, onnx_from_network
 from szn_runtime.backends import Grids

@@ -7,7 +7,7 @@ to be wrong is another grid.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
@@ -15,13 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from szn_export.quality import GateData, Quality, QualityMeter
+from szn_export.quality import Quality, QualityMeter
+from szn_export.reference import Batch, Reference
 from szn_runtime.backends import Backend, Grids
 from szn_runtime.errors import GateError, UsageError
-from szn_runtime.geometry import GridGeometry
 from szn_runtime.labels import LabelSet
-from szn_runtime.manifest import Preprocess
-from szn_runtime.preprocess import Layout, normalise_into, plan
 from szn_runtime.sei import segment_grid
 
 __all__ = [
@@ -29,17 +27,12 @@ __all__ = [
     "Budget",
     "Comparison",
     "Flips",
-    "Reference",
     "check",
     "compare",
-    "reference_of",
 ]
 
 Image = NDArray[np.uint8]
-Infer = Callable[[NDArray[np.float32]], Grids]
 
-# every image at the nominal size, and a third of them at each of these factors of it
-_OTHER_SCALES = (0.75, 1.5)
 _MOST_PICTURES = 4
 
 
@@ -74,40 +67,6 @@ DEFAULT_BUDGETS: Mapping[str, Budget] = MappingProxyType(
     }
 )
 """Budgets per precision."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Batch:
-    """Frames of one layout, and what the reference says of them."""
-
-    numbers: list[int]
-    layout: Layout
-    geometry: GridGeometry
-    nominal: bool
-    grids: Grids
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Reference:
-    """What PyTorch says of the gate's images at several sizes.
-
-    Attributes:
-        data: The images.
-        labels: Labels that are decided among.
-        preprocess: Of the bundle.
-        batches: Frames and grids.
-        quality: Scores at the nominal size, None without masks.
-    """
-
-    data: GateData
-    labels: LabelSet
-    preprocess: Preprocess
-    batches: tuple[_Batch, ...]
-    quality: Quality | None
-
-    def tensor(self, batch: _Batch) -> NDArray[np.float32]:
-        """The network's input (N, 3, H, W) of a batch."""
-        return _tensor([self.data.images[i] for i in batch.numbers], batch.layout, self.preprocess)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -173,66 +132,6 @@ class Comparison:
         ours, theirs = self.quality.limited(), self.reference_quality.limited()
         lost = {name: theirs[name] - ours[name] for name in ours}
         return {name: points for name, points in lost.items() if not np.isnan(theirs[name])}
-
-
-def reference_of(
-    infer: Infer,
-    data: GateData,
-    *,
-    labels: LabelSet,
-    preprocess: Preprocess,
-    geometry: GridGeometry,
-    batch_size: int = 3,
-    scales: Sequence[float] = _OTHER_SCALES,
-    advance: Callable[[], None] = lambda: None,
-) -> Reference:
-    """Run the reference once on all frames.
-
-    Args:
-        infer: The reference, frames (N, 3, H, W) to grids.
-        data: The images, and their masks if they have some.
-        labels: Labels that are decided among.
-        preprocess: Of the bundle.
-        geometry: Where the nodes lie among the pixels of the network's input.
-        batch_size: Frames of one size are run in batches of this many; the rest of each group in
-            smaller ones.
-        scales: Factors on the nominal long side, for every so manieth image each.
-        advance: Called after each batch.
-    """
-    multiple = preprocess.multiple
-    plans: list[tuple[Layout, list[int], bool]] = []
-    for turn, scale in enumerate((1.0, *scales)):
-        long_side = max(round(preprocess.long_side * scale), multiple)
-        numbers = range(len(data.images))
-        chosen = [i for i in numbers if turn == 0 or i % (len(scales) + 1) == turn % len(numbers)]
-        groups: dict[Layout, list[int]] = {}
-        for i in chosen:
-            layout = plan(data.images[i].shape[:2], long_side=long_side, multiple=multiple)
-            groups.setdefault(layout, []).append(i)
-        for layout, group in groups.items():
-            plans += [
-                (layout, group[start : start + batch_size], turn == 0)
-                for start in range(0, len(group), batch_size)
-            ]
-    batches = []
-    meter = QualityMeter(data)
-    for layout, numbers_of, nominal in plans:
-        tensor = _tensor([data.images[i] for i in numbers_of], layout, preprocess)
-        grids = infer(tensor)
-        placed = layout.grid_geometry(geometry)
-        if nominal:
-            meter.add(numbers_of, grids, placed)
-        batches.append(
-            _Batch(numbers=numbers_of, layout=layout, geometry=placed, nominal=nominal, grids=grids)
-        )
-        advance()
-    return Reference(
-        data=data,
-        labels=labels,
-        preprocess=preprocess,
-        batches=tuple(batches),
-        quality=meter.result(),
-    )
 
 
 def compare(
@@ -320,13 +219,6 @@ def check(comparison: Comparison, budget: Budget, artefact: str) -> None:
             )
 
 
-def _tensor(images: Sequence[Image], layout: Layout, preprocess: Preprocess) -> NDArray[np.float32]:
-    tensor = np.empty((len(images), 3, *layout.padded_hw), dtype=np.float32)
-    for row, image in enumerate(images):
-        normalise_into(image, layout, preprocess, tensor[row])
-    return tensor
-
-
 class _Totals:
     """Sums over all frames."""
 
@@ -366,7 +258,7 @@ class _Totals:
 
 
 def _decide(
-    grids: Grids, row: int, labels: LabelSet, batch: _Batch
+    grids: Grids, row: int, labels: LabelSet, batch: Batch
 ) -> tuple[NDArray[np.integer[Any]], NDArray[np.bool_]]:
     """Labels and seenmask of one frame, as the runtime decides them."""
     return segment_grid(

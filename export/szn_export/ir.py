@@ -5,8 +5,8 @@ from __future__ import annotations
 from szn_export.artefacts import gated
 from szn_export.config import ExportConfig
 from szn_export.draft import Draft
-from szn_export.gate import Reference
 from szn_export.measuring import ir_runners, pixels_runner
+from szn_export.reference import Reference
 from szn_runtime.manifest import Artefact
 from szn_train.progress import Progress
 

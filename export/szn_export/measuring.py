@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from szn_export.gate import DEFAULT_BUDGETS, Budget, Reference, check, compare
+from szn_export.gate import DEFAULT_BUDGETS, Budget, check, compare
+from szn_export.reference import Reference
 from szn_export.report import Row
 from szn_runtime.backends import Backend, BackendOptions
 from szn_runtime.errors import BackendError, GateError, MissingDependencyError

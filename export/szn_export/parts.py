@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from szn_export.config import ExportConfig
 from szn_export.draft import Draft
-from szn_export.gate import Budget, Reference
+from szn_export.gate import Budget
 from szn_export.measuring import Runner, measure
+from szn_export.reference import Reference
 from szn_export.report import Row
 from szn_export.split import FEATURES, PARTS, inputs_of, sizes_of, split_onnx
 from szn_export.to_onnx import EMBEDDING, FRAMES, SEENMASK

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from szn_export._layers import Layers, parse
-from szn_export.precision import Calibration, Target, to_int8
+from szn_export.calibration import Calibration
+from szn_export.precision import Target, to_int8
 from szn_runtime.errors import UsageError
 
 __all__ = ["LayerCost", "Sensitivity", "find_float_layers", "sensitivity_markdown"]

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from szn_export.gate import Budget, reference_of
+from szn_export.gate import Budget
 from szn_export.gate_images import gate_data, photos
 from szn_export.measuring import Runner, engine_runner, ir_runners, measure, onnx_runners
 from szn_export.quality import GateData
+from szn_export.reference import reference_of
 from szn_export.report import Row
 from szn_runtime.backends import Backend, BackendOptions, Grids, open_backend
 from szn_runtime.bundle import Bundle

@@ -11,8 +11,8 @@ from torch import nn
 
 from szn_export.config import ExportConfig
 from szn_export.export import ExportResult, export, pytorch_reference
-from szn_export.gate import Reference, reference_of
 from szn_export.gate_images import gate_data
+from szn_export.reference import Reference, reference_of
 from szn_runtime.bundle import Bundle
 from szn_train.backbones import Backbone, BackboneInfo
 from szn_train.model import SeenmaskZeroShotNetwork

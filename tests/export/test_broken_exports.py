@@ -13,11 +13,13 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from szn_export.gate import DEFAULT_BUDGETS, Reference, reference_of
+from szn_export.calibration import calibrate
+from szn_export.gate import DEFAULT_BUDGETS
 from szn_export.gate_images import photos
 from szn_export.measuring import measure, onnx_runners
-from szn_export.precision import calibrate, to_int8
+from szn_export.precision import to_int8
 from szn_export.quality import GateData
+from szn_export.reference import Reference, reference_of
 from szn_export.report import Row
 from szn_runtime.backends import open_backend
 from szn_runtime.bundle import Bundle, default_bundle_path

@@ -12,16 +12,9 @@ from torch.compiler import is_exporting
 
 from szn_export.config import ExportConfig
 from szn_export.export import export
-from szn_export.gate import (
-    DEFAULT_BUDGETS,
-    Budget,
-    Comparison,
-    Flips,
-    check,
-    compare,
-    reference_of,
-)
+from szn_export.gate import DEFAULT_BUDGETS, Budget, Comparison, Flips, check, compare
 from szn_export.quality import GateData, Quality
+from szn_export.reference import reference_of
 from szn_runtime.backends import Backend, Grids, open_backend
 from szn_runtime.errors import GateError, InputError, UsageError
 from szn_runtime.geometry import GridGeometry

@@ -13,14 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from szn_export import precision
-from szn_export.precision import (
-    Calibration,
-    Target,
-    calibrate,
-    quantizable_layers,
-    to_fp16,
-    to_int8,
-)
+from szn_export.calibration import Calibration, calibrate
+from szn_export.precision import Target, quantizable_layers, to_fp16, to_int8
 from szn_runtime._cv import cv2
 from szn_runtime.backends import Backend, BackendOptions, Grids
 from szn_runtime.backends.onnxrt import OnnxRuntimeBackend

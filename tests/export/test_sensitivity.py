@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from szn_export.precision import Calibration, calibrate, quantizable_layers, to_int8
+from szn_export.calibration import Calibration, calibrate
+from szn_export.precision import quantizable_layers, to_int8
 from szn_export.sensitivity import (
     LayerCost,
     Sensitivity,
