@@ -3,36 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections.abc import Callable, Mapping
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Mapping
 
 from szn_export.config import ExportConfig
 from szn_export.draft import Draft
-from szn_export.gate_images import calibration_frames
 from szn_export.measuring import Runner, measure, onnx_runners
 from szn_export.reference import Reference
 from szn_export.report import Row
-from szn_runtime.backends import BackendOptions
 from szn_runtime.bundle import Artefact
 from szn_runtime.errors import GateError
-from szn_runtime.labels import LabelSet
 from szn_runtime.onnx_guard import check_onnx
 from szn_train.progress import Progress
-from szn_train.run import Run
 
-__all__ = ["add_fp16", "add_fp32", "add_int8", "add_with_sei", "gated"]
-
-# of the calibration images: enough to rank layers, few enough to do it for every layer
-_SENSITIVITY_IMAGES = 12
-# with more layers in floating point INT8 is no faster than FP32
-_MOST_FLOAT_LAYERS = 12
-# of the budget of label flips, what INT8 may cost on calibration images: a little less than all, as
-# others will cost a little more; then less and less, where the gate's images say no
-_SEARCHES = (0.9, 0.75, 0.6, 0.45, 0.3)
+__all__ = ["add_fp16", "add_fp32", "add_with_sei", "gated", "take"]
 
 
 def gated(
@@ -46,11 +29,11 @@ def gated(
 ) -> list[Row]:
     """Measure an artefact, and take it into the bundle if it is within its budget."""
     rows = measure(reference, artefact.file, runners, budgets=config.budgets, progress=progress)
-    _take(draft, progress, artefact, files, rows)
+    take(draft, progress, artefact, files, rows)
     return rows
 
 
-def _take(
+def take(
     draft: Draft, progress: Progress, artefact: Artefact, files: Mapping[str, bytes],
     rows: list[Row],
 ) -> None:  # fmt: skip
@@ -103,113 +86,6 @@ def add_fp16(draft: Draft, reference: Reference, config: ExportConfig, progress:
     )
     runners = onnx_runners(content, draft.manifest, "fp16")
     gated(draft, reference, config, progress, artefact, {artefact.file: content}, runners)
-
-
-def add_int8(
-    run: Run, draft: Draft, reference: Reference, config: ExportConfig, progress: Progress
-) -> None:
-    """The graph in eight bits: for the CPU, and another one for TensorRT if engines are wanted."""
-    from szn_export.calibration import calibrate
-    from szn_export.precision import Target, to_int8
-    from szn_export.sensitivity import find_float_layers, sensitivity_markdown
-
-    frames = calibration_frames(
-        run,
-        draft.manifest.preprocess,
-        images=config.calibration,
-        count=config.calibration_images,
-    )
-    source = draft.files["model.onnx"]
-    progress.line(f"calibrating INT8 on {len(frames)} images")
-    with progress.task("calibrate", len(frames)) as task:
-
-        def told() -> Any:
-            for frame in frames:
-                yield frame
-                task.advance()
-
-        calibration = calibrate(source, told())
-    variants: list[tuple[str, Target, str]] = [("onnx", "cpu", "model.int8.onnx")]
-    if config.tensorrt is not None:
-        variants.append(("onnx-tensorrt", "tensorrt", "model.int8.tensorrt.onnx"))
-    cost = _cost(draft, reference.labels, frames)
-    for kind, target, file in variants:
-        progress.line(f"{file}: looking for layers that cost too much")
-        kept: tuple[str, ...] | None = None
-        for share in _SEARCHES:
-            # each for its own: signed activations cost more labels than unsigned ones
-            found = find_float_layers(
-                source,
-                calibration,
-                cost,
-                budget=share * config.budgets["int8"].label_flips,
-                target=target,
-                most=_MOST_FLOAT_LAYERS,
-                progress=progress.line,
-            )
-            if found.keep_float == kept:
-                continue  # as before: no more layers may stay, or no fewer need to
-            kept = found.keep_float
-            content = to_int8(source, calibration, target=target, keep_float=kept)
-            check_onnx(content)
-            runners = onnx_runners(content, draft.manifest, "int8")
-            if target == "tensorrt":
-                runners = runners[:1]  # onnxruntime computes it, if slowly
-            rows = measure(reference, file, runners, budgets=config.budgets, progress=progress)
-            note = f"{file}: {sensitivity_markdown(found)}"
-            if not any(row.failed for row in rows):
-                break
-            progress.line(f"{file} is past its budget with {len(kept)} layers in floating point")
-        draft.notes.append(note)
-        facts = {
-            "calibration": {"images": calibration.frames, "method": calibration.method},
-            "kept_float": list(kept or ()),
-        }
-        artefact = Artefact(kind=kind, precision="int8", file=file, opset=draft.opset, facts=facts)
-        _take(draft, progress, artefact, {file: content}, rows)
-
-
-def _cost(
-    draft: Draft, labels: LabelSet, frames: list[NDArray[np.float32]]
-) -> Callable[[bytes], float]:
-    """Percent of label flips of an INT8 variant against FP32, on some calibration frames."""
-    from szn_runtime.backends.onnxrt import OnnxRuntimeBackend
-    from szn_runtime.sei import segment_grid
-
-    step = max(1, len(frames) // _SENSITIVITY_IMAGES)
-    chosen = frames[::step][:_SENSITIVITY_IMAGES]
-    geometry = draft.manifest.grid_geometry
-
-    def maps(model: bytes, precision: str) -> list[NDArray[Any]]:
-        options = BackendOptions(precision=precision)
-        with OnnxRuntimeBackend(model, draft.manifest, options) as backend:
-            found = []
-            for frame in chosen:
-                grids = backend.infer(frame)
-                size_hw = (frame.shape[2], frame.shape[3])
-                found.append(
-                    segment_grid(
-                        grids.embedding[0],
-                        grids.seenmask[0],
-                        labels,
-                        geometry=geometry,
-                        size_hw=size_hw,
-                    )[0]
-                )
-        return found
-
-    expected = maps(draft.files["model.onnx"], "fp32")
-
-    known: dict[bytes, float] = {}  # a second search asks for most of the first one's again
-
-    def cost(model: bytes) -> float:
-        key = hashlib.sha256(model).digest()
-        if key not in known:
-            pairs = zip(maps(model, "int8"), expected, strict=True)
-            known[key] = 100 * float(np.mean([(a != b).mean() for a, b in pairs]))
-        return known[key]
-
-    return cost
 
 
 def add_with_sei(

@@ -12,16 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 import szn_runtime
-from szn_export.artefacts import (
-    add_fp16,
-    add_fp32,
-    add_int8,
-    add_with_sei,
-)
+from szn_export.artefacts import add_fp16, add_fp32, add_with_sei
 from szn_export.config import ExportConfig
 from szn_export.draft import Draft
 from szn_export.engines import add_tensorrt
 from szn_export.gate_images import gate_data
+from szn_export.int8 import add_int8
 from szn_export.ir import add_openvino, add_openvino_pixels
 from szn_export.parts import add_parts
 from szn_export.reference import reference_of

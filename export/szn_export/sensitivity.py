@@ -9,15 +9,16 @@ together is then measured, not added up.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import cached_property
 
 from szn_export._layers import Layers, parse
 from szn_export.calibration import Calibration
 from szn_export.precision import Target, to_int8
 from szn_runtime.errors import UsageError
 
-__all__ = ["LayerCost", "Sensitivity", "find_float_layers", "sensitivity_markdown"]
+__all__ = ["LayerCost", "Sensitivity", "SensitivityPass", "sensitivity_markdown"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,80 +56,108 @@ class Sensitivity:
     budget: float
 
 
-def find_float_layers(
-    model: bytes,
-    calibration: Calibration,
-    cost: Callable[[bytes], float],
-    *,
-    budget: float,
-    target: Target,
-    most: int,
-    progress: Callable[[str], None],
-) -> Sensitivity:
-    """Find the layers that have to stay in floating point.
+class SensitivityPass:
+    """Finds the layers that have to stay in floating point, for one budget after the other.
 
-    Calls `cost` once if the budget is kept, else once more for each layer and about
-    2 log2(`most`) times to find how many are needed.
+    Every variant is quantised and measured at most once, whatever number of budgets asks for it:
+    one of all layers, one of each layer alone if a budget is not kept, and about 2 log2(`most`)
+    to find how many are needed.
 
     Args:
         model: The ONNX file that was calibrated.
         calibration: Ranges of its tensors.
-        cost: Of an INT8 file, such as percent of labels that differ from FP32. A number that is
-            none counts as infinite.
-        budget: What the cost may be.
+        cost: Of an INT8 file, such as percent of labels that differ from FP32; always the same of
+            the same file. A number that is none counts as infinite.
         target: As for `to_int8`.
         most: Layers that may be left in floating point; one is always quantised.
         progress: Is given a line before every call of `cost`.
 
     Raises:
-        UsageError: If budget or `most` are negative.
-        ExportError: As `to_int8`.
+        UsageError: If `most` is negative.
+        ExportError: If the model is no ONNX file, or quantised already.
     """
-    if not budget >= 0 or most < 0:
-        raise UsageError(
-            "limits of the sensitivity pass", got=f"budget {budget}, {most} layers", expected=">= 0"
-        )
-    layers = Layers(parse(model).graph)
-    names = [name for name in layers.layers if name not in layers.heads]
 
-    def measure(what: str, keep_float: list[str]) -> float:
-        progress(what)
-        content = to_int8(model, calibration, target=target, keep_float=keep_float)
-        value = float(cost(content))
-        return math.inf if math.isnan(value) else value
+    def __init__(
+        self,
+        model: bytes,
+        calibration: Calibration,
+        cost: Callable[[bytes], float],
+        *,
+        target: Target,
+        most: int,
+        progress: Callable[[str], None],
+    ) -> None:
+        if most < 0:
+            raise UsageError("most layers in floating point", got=most, expected=">= 0")
+        layers = Layers(parse(model).graph)
+        self._weights = {
+            name: node.input[1] for name, node in layers.layers.items() if name not in layers.heads
+        }
+        self._most = min(most, len(self._weights) - 1)
+        self._model, self._calibration, self._target = model, calibration, target
+        self._cost, self._progress = cost, progress
+        self._costs: dict[frozenset[str], float] = {}  # by what stays in floating point
 
-    before = measure(f"INT8 in all {len(names)} layers", [])
-    if before <= budget:
+    def within(self, budget: float) -> Sensitivity:
+        """The fewest of the costliest layers without which the cost is within a budget.
+
+        Args:
+            budget: What the cost may be.
+
+        Raises:
+            UsageError: If it is negative.
+            ExportError: As `to_int8`.
+        """
+        if not budget >= 0:
+            raise UsageError("budget of the sensitivity pass", got=budget, expected=">= 0")
+        before = self._cost_without(0)
+        if before <= budget:
+            return Sensitivity(
+                keep_float=(), table=(), cost_before=before, cost_after=before, budget=budget
+            )
+        table = self._table
+        count, after = _find_least(self._cost_without, before, budget, self._most)
         return Sensitivity(
-            keep_float=(), table=(), cost_before=before, cost_after=before, budget=budget
+            keep_float=tuple(entry.layer for entry in table[:count]),
+            table=table,
+            cost_before=before,
+            cost_after=after,
+            budget=budget,
         )
-    table = sorted(
-        (
+
+    @cached_property
+    def _table(self) -> tuple[LayerCost, ...]:
+        """Every layer's own cost, the costliest first."""
+        entries = [
             LayerCost(
                 layer=name,
-                flips_percent=measure(
-                    f"INT8 in layer {index} of {len(names)} only",
-                    [other for other in names if other != name],
+                flips_percent=self._measure(
+                    f"INT8 in layer {index} of {len(self._weights)} only",
+                    self._weights.keys() - {name},
                 ),
-                weight=layers.layers[name].input[1],
+                weight=weight,
             )
-            for index, name in enumerate(names, 1)
-        ),
-        key=lambda entry: -entry.flips_percent,
-    )
-    worst = [entry.layer for entry in table]
+            for index, (name, weight) in enumerate(self._weights.items(), 1)
+        ]
+        return tuple(sorted(entries, key=lambda entry: -entry.flips_percent))
 
-    def measure_first(count: int) -> float:
-        return measure(f"the {count} costliest layers in floating point", worst[:count])
+    def _cost_without(self, count: int) -> float:
+        """The cost with so many of the costliest layers in floating point."""
+        if count == 0:
+            return self._measure(f"INT8 in all {len(self._weights)} layers", ())
+        return self._measure(
+            f"the {count} costliest layers in floating point",
+            [entry.layer for entry in self._table[:count]],
+        )
 
-    count, after = _find_least(measure_first, before, budget, min(most, len(names) - 1))
-    return Sensitivity(
-        keep_float=tuple(worst[:count]),
-        table=tuple(table),
-        cost_before=before,
-        cost_after=after,
-        budget=budget,
-    )
+    def _measure(self, what: str, keep_float: Collection[str]) -> float:
+        kept = frozenset(keep_float)
+        if kept not in self._costs:
+            self._progress(what)
+            content = to_int8(self._model, self._calibration, target=self._target, keep_float=kept)
+            value = float(self._cost(content))
+            self._costs[kept] = math.inf if math.isnan(value) else value
+        return self._costs[kept]
 
 
 def _find_least(

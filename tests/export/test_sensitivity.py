@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from szn_export import sensitivity
 from szn_export.calibration import Calibration, calibrate
 from szn_export.precision import quantizable_layers, to_int8
 from szn_export.sensitivity import (
     LayerCost,
     Sensitivity,
-    find_float_layers,
+    SensitivityPass,
     sensitivity_markdown,
 )
 from szn_runtime._cv import cv2
@@ -66,11 +67,44 @@ def adding(costs: Mapping[str, float]) -> Cost:
     return lambda model: math.fsum(costs[name] for name in quantised(model))
 
 
-def find(cost: Cost, count: int = 4, **changes: Any) -> Sensitivity:
-    values: dict[str, Any] = {
-        "budget": 1.0, "target": "cpu", "most": count, "progress": lambda _: None,
-    }  # fmt: skip
-    return find_float_layers(*chain(count), cost, **{**values, **changes})
+def pass_over(cost: Cost, count: int = 4, **changes: Any) -> SensitivityPass:
+    values: dict[str, Any] = {"target": "cpu", "most": count, "progress": lambda _: None}
+    return SensitivityPass(*chain(count), cost, **{**values, **changes})
+
+
+def find(cost: Cost, count: int = 4, *, budget: float = 1.0, **changes: Any) -> Sensitivity:
+    return pass_over(cost, count, **changes).within(budget)
+
+
+def found_anew(cost: Mapping[frozenset[str], float], budget: float, most: int) -> Sensitivity:
+    """For one budget alone, from the costs of everything that may be quantised together."""
+    names = sorted(frozenset().union(*cost))
+    everything = cost[frozenset(names)]
+    if everything <= budget:
+        return Sensitivity(
+            keep_float=(), table=(), cost_before=everything, cost_after=everything, budget=budget
+        )
+    worst = sorted(names, key=lambda name: -cost[frozenset([name])])
+    left = [cost[frozenset(worst[count:])] for count in range(min(most, len(names) - 1) + 1)]
+    # 1, 2, 4, ... until it is enough, then the middle of what is too few and what is enough
+    steps = [*(2**n for n in range(len(left)) if 2**n < len(left) - 1), len(left) - 1]
+    good = [step for step in steps if left[step] <= budget]
+    enough = good[0] if good else len(left) - 1
+    if good:
+        too_few = max((step for step in steps if step < enough), default=0)
+        while enough - too_few > 1:
+            middle = (enough + too_few) // 2
+            too_few, enough = (too_few, middle) if left[middle] <= budget else (middle, enough)
+    return Sensitivity(
+        keep_float=tuple(worst[:enough]),
+        table=tuple(
+            LayerCost(layer=name, flips_percent=cost[frozenset([name])], weight=f"{name}_weight")
+            for name in worst
+        ),
+        cost_before=everything,
+        cost_after=left[enough],
+        budget=budget,
+    )
 
 
 def test_within_the_budget_nothing_is_kept_and_nothing_more_is_measured() -> None:
@@ -164,10 +198,57 @@ def test_a_cost_that_is_no_number_counts_as_the_worst() -> None:
     assert found.cost_after == 0.5
 
 
-@pytest.mark.parametrize("changes", [{"budget": -0.1}, {"budget": math.nan}, {"most": -1}])
-def test_limits_are_checked(changes: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="limits of the sensitivity pass: got budget"):
-        find(adding({}), **changes)
+@given(
+    data=st.data(),
+    count=st.integers(1, 6),
+    most=st.integers(0, 7),
+    budgets=st.lists(st.integers(0, 20), min_size=1, max_size=5),
+)
+def test_every_budget_finds_what_it_finds_alone(
+    data: st.DataObject, count: int, most: int, budgets: list[int]
+) -> None:
+    names = [f"l{index}" for index in range(count)]
+    together = [frozenset(c) for n in range(count) for c in itertools.combinations(names, n + 1)]
+    # more layers may cost less, as they do on few images
+    drawn = data.draw(st.lists(st.integers(0, 20), min_size=len(together), max_size=len(together)))
+    costs = {chosen: float(cost) for chosen, cost in zip(together, drawn, strict=True)}
+    search = pass_over(lambda model: costs[frozenset(quantised(model))], count, most=most)
+    for budget in budgets:
+        assert search.within(budget) == found_anew(costs, budget, most)
+
+
+def test_no_variant_is_quantised_or_measured_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[frozenset[str]] = []
+    measured: list[set[str]] = []
+    lines: list[str] = []
+    costs = adding({f"l{index}": float(2**index) for index in range(6)})
+
+    def counted(*arguments: Any, keep_float: frozenset[str], **others: Any) -> bytes:
+        made.append(keep_float)
+        return to_int8(*arguments, keep_float=keep_float, **others)
+
+    def cost(model: bytes) -> float:
+        measured.append(quantised(model))
+        return costs(model)
+
+    monkeypatch.setattr(sensitivity, "to_int8", counted)
+    search = pass_over(cost, 6, progress=lines.append)
+    found = [search.within(budget) for budget in (63, 40, 31, 16, 8, 2, 2, 63)]
+    assert [len(each.keep_float) for each in found] == [0, 1, 1, 2, 3, 5, 5, 0]
+    # all, each alone, and 1 to 5 kept: with 5 kept the cheapest is alone once more
+    assert len(made) == len(set(made)) == len(measured) == len(lines) == 1 + 6 + 4
+    assert [chosen for chosen in measured if len(chosen) == 1] == [{f"l{n}"} for n in range(6)]
+
+
+@pytest.mark.parametrize("budget", [-0.1, math.nan])
+def test_a_budget_is_not_negative(budget: float) -> None:
+    with pytest.raises(UsageError, match=r"budget of the sensitivity pass: got .*expected >= 0"):
+        find(adding({}), budget=budget)
+
+
+def test_the_most_layers_are_not_negative() -> None:
+    with pytest.raises(UsageError, match="most layers in floating point: got -1"):
+        pass_over(adding({}), most=-1)
 
 
 def test_the_report_says_what_was_kept_and_what_every_layer_costs() -> None:
@@ -230,9 +311,10 @@ def test_szn_mini_gets_better_with_its_costliest_layers_in_float(data_dir: Path)
         )
 
     calibration = calibrate(model, frames)
-    found = find_float_layers(
-        model, calibration, cost, budget=1.2, target="cpu", most=12, progress=lambda _: None
+    search = SensitivityPass(
+        model, calibration, cost, target="cpu", most=12, progress=lambda _: None
     )
+    found = search.within(1.2)
     layers = quantizable_layers(model)
     assert {entry.layer for entry in found.table} == set(layers)
     assert found.cost_before > 1.2 >= found.cost_after
