@@ -61,7 +61,7 @@ class SensitivityPass:
 
     Every variant is quantised and measured at most once, whatever number of budgets asks for it:
     one of all layers, one of each layer alone if a budget is not kept, and about 2 log2(`most`)
-    to find how many are needed.
+    for each budget to find how many are needed.
 
     Args:
         model: The ONNX file that was calibrated.
