@@ -40,6 +40,7 @@ from peaks import Peaks
 from rich.console import Console
 
 from szn_runtime.backends import PRECISIONS, BackendOptions
+from szn_runtime.backends.base import MIXED_INT8
 from szn_runtime.bundle import Bundle, default_bundle_path
 from szn_runtime.errors import SznError
 from szn_runtime.preprocess import plan
@@ -65,7 +66,12 @@ def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> list[i
 @click.option("--batches", callback=_numbers, help="Frames a call; by default 1,4.")
 @click.option("--backend", "backends", multiple=True, help="Only these.")
 @click.option("--device", type=click.Choice(["cpu", "gpu"]), default="cpu", help="Of onnxruntime.")
-@click.option("--precision", multiple=True, type=click.Choice(PRECISIONS), help="Only these.")
+@click.option(
+    "--precision",
+    multiple=True,
+    type=click.Choice((*PRECISIONS, MIXED_INT8)),
+    help="Only these.",
+)
 @click.option("--hint", multiple=True, type=click.Choice(HINTS), help="Only these.")
 @click.option("--threads", type=click.IntRange(1), help="By default one per core.")
 @click.option("--size", callback=_numbers, help="Long sides of szn-mini's input, such as 320,640.")

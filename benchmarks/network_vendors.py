@@ -21,10 +21,11 @@ from network_timing import Vendor, timed_calls
 from numpy.typing import NDArray
 
 from szn_runtime.backends import BackendOptions
+from szn_runtime.backends.base import MIXED_INT8
 
 __all__ = ["bare_onnxruntime", "benchmark_app", "vendors_of"]
 
-_TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
+_TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32", MIXED_INT8: "bf16"}
 
 
 def bare_onnxruntime(case: Case, frames: NDArray[np.float32]) -> Vendor:

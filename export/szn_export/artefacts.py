@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from szn_export.config import ExportConfig
 from szn_export.draft import Draft
@@ -15,7 +16,7 @@ from szn_runtime.errors import GateError
 from szn_runtime.onnx_guard import check_onnx
 from szn_train.progress import Progress
 
-__all__ = ["add_fp16", "add_fp32", "add_with_sei", "gated", "take"]
+__all__ = ["add_fp16", "add_fp32", "add_with_sei", "gate_facts", "gated", "take"]
 
 
 def gated(
@@ -39,7 +40,7 @@ def take(
 ) -> None:  # fmt: skip
     """Take a measured artefact into the bundle if it is within its budget."""
     draft.rows += rows
-    if any(row.failed for row in rows):
+    if any(row.refuses for row in rows):
         draft.refused.append(artefact.file)
         progress.line(f"{artefact.file} is past its budget and left out")
     else:
@@ -58,20 +59,25 @@ def add_fp32(draft: Draft, reference: Reference, config: ExportConfig, progress:
     )
     draft.rows += rows
     for row in rows:
-        if row.own and row.failed:
+        if row.refuses:
             raise GateError(row.problem or "model.onnx failed", fix="nothing was written")
     (artefact,) = draft.manifest.artefacts
-    computed = {}
+    facts = {**artefact.facts, "gate": gate_facts(rows)}
+    draft.add(dataclasses.replace(artefact, facts=facts), {})
+
+
+def gate_facts(rows: Sequence[Row]) -> dict[str, Any]:
+    """What the gate measured in each runner, for the manifest."""
+    facts = {}
     for row in rows:
         if row.comparison is not None:
             lost = row.comparison.points_lost().values()
-            computed[row.runner] = {
+            facts[row.runner] = {
                 "label_flips": row.comparison.label_flips,
                 "within_budget": not row.failed,
                 **({"miou_lost": max(lost)} if lost else {}),
             }
-    facts = {**artefact.facts, "gate": computed}
-    draft.add(dataclasses.replace(artefact, facts=facts), {})
+    return facts
 
 
 def add_fp16(draft: Draft, reference: Reference, config: ExportConfig, progress: Progress) -> None:

@@ -159,7 +159,7 @@ def main(
             progress=progress,
         )
         _print_rows(rows)
-        failed = [row.artefact for row in rows if row.failed and row.own]
+        failed = [row.artefact for row in rows if row.refuses]
         _end(failed, "are past their budgets")
         return
     if run_folder is None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from szn_export.artefacts import take
+from szn_export.artefacts import gate_facts, take
 from szn_export.calibration import Calibration, calibrate
 from szn_export.config import ExportConfig
 from szn_export.draft import Draft
@@ -60,7 +60,7 @@ class _Candidate:
 
     @property
     def passes(self) -> bool:
-        return not any(row.failed for row in self.rows)
+        return not any(row.refuses for row in self.rows)
 
 
 def add_int8(
@@ -131,6 +131,7 @@ class _Maker:
                     "method": self.calibration.method,
                 },
                 "kept_float": list(candidate.found.keep_float),
+                "gate": gate_facts(candidate.rows),
             },
         )
         files = {variant.file: candidate.content}

@@ -9,13 +9,15 @@ from szn_export.gate import DEFAULT_BUDGETS, Budget, check, compare
 from szn_export.reference import Reference
 from szn_export.report import Row
 from szn_runtime.backends import Backend, BackendOptions
+from szn_runtime.backends.base import MIXED_INT8
 from szn_runtime.errors import BackendError, GateError, MissingDependencyError
 from szn_runtime.manifest import Manifest
 from szn_train.progress import Progress
 
 __all__ = ["Runner", "engine_runner", "ir_runners", "measure", "onnx_runners", "pixels_runner"]
 
-_FLOATS = ("fp32", "bf16", "fp16")
+# what OpenVINO computes a file's precision in
+_COMPUTED = {"fp32": ("fp32", "bf16", "fp16"), "int8": ("int8", MIXED_INT8)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,7 +31,8 @@ class Runner:
         optional: Whether it may be left out where the library or the processor's ability is
             missing; the row is then "built, not run" for the only runner of an artefact.
         own: Whether it computes in the precision that the file is made for; OpenVINO also computes
-            an FP32 file in bf16 and fp16, which the file is not to blame for.
+            an FP32 file in bf16 and fp16, and what an INT8 file leaves in floating point in bf16,
+            which the file is not to blame for.
     """
 
     name: str
@@ -48,9 +51,9 @@ def onnx_runners(model: bytes, manifest: Manifest, precision: str) -> list[Runne
         return OnnxRuntimeBackend(model, manifest, BackendOptions(precision=precision))
 
     runners = [Runner(name=f"onnxruntime {precision}", precision=precision, open=onnxruntime)]
-    computed = {"fp32": _FLOATS, "int8": ("int8",)}.get(precision, ())
     return runners + [
-        _openvino(model, None, manifest, each, own=each == precision) for each in computed
+        _openvino(model, None, manifest, each, own=each == precision)
+        for each in _COMPUTED.get(precision, ())
     ]
 
 
@@ -87,7 +90,11 @@ def _openvino(
         return OpenVinoBackend(model, manifest, options, weights=weights)
 
     return Runner(
-        name=f"openvino {precision}", precision=precision, open=openvino, optional=True, own=own
+        name=f"openvino {precision}",
+        precision="int8" if precision == MIXED_INT8 else precision,
+        open=openvino,
+        optional=True,
+        own=own,
     )
 
 

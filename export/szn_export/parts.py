@@ -91,7 +91,7 @@ def add_parts(draft: Draft, reference: Reference, config: ExportConfig, progress
     names = [f"{name}.onnx" for name in parts]
     rows = measure(reference, ", ".join(names), [runner], budgets=config.budgets, progress=progress)
     draft.rows += rows
-    if any(row.failed for row in rows):
+    if any(row.refuses for row in rows):
         draft.refused += names
         progress.line("the parts are past their budget and left out")
         return

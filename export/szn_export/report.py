@@ -56,6 +56,11 @@ class Row:
             return FAILED if self.failed else NOT_RUN
         return PAST if self.failed else OK
 
+    @property
+    def refuses(self) -> bool:
+        """Whether the file may not go into the bundle."""
+        return self.own and self.failed
+
     def failing(self, problem: str) -> Row:
         """The same row with what is wrong."""
         return replace(self, problem=problem, failed=True)

@@ -98,7 +98,7 @@ _POSITIVE = click.IntRange(min=1)
     "--precision",
     default="auto",
     show_default=True,
-    help="fp32, fp16, bf16 or int8; auto: a floating-point one.",
+    help="fp32, fp16, bf16, int8 or int8-bf16; auto: a floating-point one.",
 )
 @click.option("--device", default="auto", show_default=True, help="cpu, gpu, gpu:1 or tensorrt.")
 @click.option("--threads", type=_POSITIVE, metavar="N", help="CPU threads; one per core if none.")

@@ -46,8 +46,8 @@ def load(
             the bundle's vocabulary.
         backend: "auto" for the fastest one that is installed (measured once, then remembered, see
             `choose_backend`), "onnxruntime", "openvino", "tensorrt", or "fake" for tests.
-        precision: "fp32", "fp16", "bf16" or "int8"; "auto" is fp32, or the fastest floating-point
-            one where the backend is "auto" too.
+        precision: "fp32", "fp16", "bf16", "int8" or "int8-bf16"; "auto" is fp32, or the fastest
+            floating-point one where the backend is "auto" too.
         device: See `BackendOptions`.
         threads: CPU threads for the network; None for one per core.
         hint: "latency", or "throughput" for many frames from several threads.

@@ -22,6 +22,7 @@ import numpy as np
 
 from szn_runtime._json import dump
 from szn_runtime.backends import Backend, BackendOptions, open_backend
+from szn_runtime.backends.base import MIXED_INT8
 from szn_runtime.cache import cache_folder
 from szn_runtime.errors import BackendError, BundleError, MissingDependencyError
 
@@ -190,7 +191,8 @@ def _candidates(bundle: Bundle, options: BackendOptions) -> Iterator[tuple[str, 
         elif wanted == "auto":
             usable = [p for p in floats if ("onnx", "fp32") in kinds]
         else:
-            source = wanted if backend == "onnxruntime" or wanted == "int8" else "fp32"
+            in_file = "int8" if wanted in ("int8", MIXED_INT8) else "fp32"
+            source = wanted if backend == "onnxruntime" else in_file
             usable = [wanted] if ("onnx", source) in kinds else []
         for precision in usable:
             yield backend, precision

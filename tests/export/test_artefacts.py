@@ -7,7 +7,9 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+import openvino
 import pytest
 from click.testing import CliRunner
 from onnx import numpy_helper
@@ -89,6 +91,7 @@ def test_every_artefact_is_there(whole: Whole) -> None:
     assert whole.result.refused == ()
     facts = whole.bundle.artefact(precision="int8").facts
     assert facts["calibration"] == {"images": 4, "method": "minmax"}
+    assert {"onnxruntime int8", "openvino int8"} <= facts["gate"].keys()
     assert {path.name for path in whole.triton.iterdir()} >= {"szn", "szn_sei"}
 
 
@@ -106,6 +109,22 @@ def test_the_report_names_every_runner(whole: Whole) -> None:
     engines = {verdict for (name, _), verdict in rows.items() if name.endswith(".engine")}
     # on a machine with a GPU they ran
     assert engines <= {"built, not run", "ok"}
+
+
+def test_int8_with_the_rest_in_bf16_is_a_way_to_run_it_alone(whole: Whole) -> None:
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this CPU has no bf16")
+    (row,) = (row for row in whole.result.rows if row.runner == "openvino int8-bf16")
+    assert (row.artefact, row.precision, row.own) == ("model.int8.onnx", "int8", False)
+    assert row.comparison is not None
+    image, _ = catalogue.scene("grass", "sky")
+    with load(whole.folder, backend="openvino", precision="int8-bf16") as segmenter:
+        assert segmenter.backend.precision == "int8-bf16"
+        mixed = segmenter(image)
+    with load(whole.folder, backend="openvino", precision="int8") as segmenter:
+        exact = segmenter(image)
+    assert (mixed.labels == exact.labels).mean() > 0.9
+    assert not np.array_equal(mixed.embedding, exact.embedding)  # the heads stay in floating point
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import cv2
@@ -79,6 +80,13 @@ def test_numbers_that_are_none_become_null() -> None:
     row = ROW.measured(Comparison(**{**vars(COMPARISON), "quality": quality}), [])
     (value,) = json.loads(report_json([row]))["rows"]
     assert value["comparison"]["quality"]["miou"]["SZN"]["harmonic"] is None
+
+
+def test_a_file_is_refused_for_what_it_is_made_for_alone() -> None:
+    failed = ROW.failing("too far")
+    assert failed.refuses
+    assert not ROW.refuses
+    assert not dataclasses.replace(failed, own=False).refuses
 
 
 @pytest.mark.parametrize(

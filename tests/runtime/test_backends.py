@@ -128,6 +128,8 @@ def test_backends_that_do_not_exist(bundle: Bundle) -> None:
         open_backend("tpu", bundle)
     with pytest.raises(BundleError, match="no onnx model in int8"):
         open_backend("onnxruntime", bundle, BackendOptions(precision="int8"))
+    with pytest.raises(BackendError, match="does not compute int8-bf16; use --backend openvino"):
+        open_backend("onnxruntime", bundle, BackendOptions(precision="int8-bf16"))
     with pytest.raises(BackendError, match="one thread and fp32: got 4 threads, auto"):
         open_backend("fake", bundle, BackendOptions(threads=4))
 

@@ -69,10 +69,12 @@ def test_a_precision_that_the_processor_lacks(
             return ["FP32", "INT8"]
 
     monkeypatch.setattr(ov, "Core", Old)
-    with pytest.raises(
-        BackendError, match="no bf16 on CPU of this machine: got FP32, INT8; choose another"
-    ):
-        open_backend("openvino", mini, BackendOptions(precision="bf16"))
+    for precision in ("bf16", "int8-bf16"):
+        with pytest.raises(
+            BackendError,
+            match=f"no {precision} on CPU of this machine: got FP32, INT8; choose another",
+        ):
+            open_model(mini, precision)
 
 
 def test_a_precision_that_is_not_used(mini: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,6 +83,15 @@ def test_a_precision_that_is_not_used(mini: Bundle, monkeypatch: pytest.MonkeyPa
         pytest.skip("this CPU has no bf16")
     with pytest.raises(BackendError, match="computes in another precision: got f32, expected bf16"):
         open_backend("openvino", mini, BackendOptions(precision="bf16"))
+    with pytest.raises(BackendError, match="in another precision: got f32, expected bf16"):
+        open_model(mini, "int8-bf16")
+    open_model(mini, "int8").close()
+
+
+def open_model(bundle: Bundle, precision: str) -> OpenVinoBackend:
+    """The FP32 file in any precision, as if it were the INT8 one."""
+    options = BackendOptions(precision=precision)
+    return OpenVinoBackend(bundle.model_bytes(), bundle.manifest, options)
 
 
 def test_devices_that_are_not_there(mini: Bundle) -> None:
@@ -95,6 +106,8 @@ def test_devices_that_are_not_there(mini: Bundle) -> None:
 def test_int8_needs_a_file_of_its_own(mini: Bundle) -> None:
     with pytest.raises(BundleError, match="has no onnx model in int8: got onnx fp32"):
         open_backend("openvino", mini, BackendOptions(precision="int8"))
+    with pytest.raises(BundleError, match="has no onnx model in int8: got onnx fp32"):
+        open_backend("openvino", mini, BackendOptions(precision="int8-bf16"))
 
 
 @pytest.mark.parametrize(

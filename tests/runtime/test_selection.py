@@ -186,6 +186,7 @@ def test_engines_and_int8_take_part_where_they_are_asked_for(
         ("tensorrt", "int8"),
     ]
     assert candidates(precision="bf16") == [("openvino", "bf16")]
+    assert candidates(precision="int8-bf16") == [("openvino", "int8-bf16")]
 
 
 def test_what_the_gate_found_past_its_budget_is_avoided(

@@ -12,9 +12,19 @@ from numpy.typing import NDArray
 
 from szn_runtime.errors import BackendError, UsageError
 
-__all__ = ["PRECISIONS", "Backend", "BackendOptions", "Grids", "check_frames", "usable_cores"]
+__all__ = [
+    "MIXED_INT8",
+    "PRECISIONS",
+    "Backend",
+    "BackendOptions",
+    "Grids",
+    "check_frames",
+    "usable_cores",
+]
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+# of the file for INT8, whose layers in floating point are computed in bf16
+MIXED_INT8 = "int8-bf16"
 _MAX_THREADS = 1024
 
 
@@ -23,7 +33,8 @@ class BackendOptions:
     """How a backend is to run the network.
 
     Args:
-        precision: One of `PRECISIONS`, or "auto": the most exact one that the backend has.
+        precision: One of `PRECISIONS`, `MIXED_INT8`, or "auto": the most exact one that the backend
+            has.
         device: "auto" for the backend's usual one, "cpu", "gpu", "gpu:1", or for onnxruntime also
             "tensorrt", its TensorRT execution provider.
         threads: CPU threads in all; None for one per core that this process may use.
@@ -43,7 +54,7 @@ class BackendOptions:
     allow_fallback: bool = False
 
     def __post_init__(self) -> None:
-        known = ("auto", *PRECISIONS)
+        known = ("auto", *PRECISIONS, MIXED_INT8)
         if self.precision not in known:
             raise UsageError(
                 "unknown precision", got=self.precision, expected=f"one of {', '.join(known)}"
@@ -129,7 +140,7 @@ class Backend(Protocol):
 
     Attributes:
         name: Of the backend, as `--backend` takes it.
-        precision: Of the numbers it computes with, one of `PRECISIONS`.
+        precision: Of the numbers it computes with, one of `PRECISIONS` or `MIXED_INT8`.
         device: That it runs on, as the library names it.
         provider: What really runs the network, read back from the library.
         threads: CPU threads it may use in all.

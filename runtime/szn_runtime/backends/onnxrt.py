@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from szn_runtime.backends.base import Backend, BackendOptions, Grids, check_frames
+from szn_runtime.backends.base import MIXED_INT8, Backend, BackendOptions, Grids, check_frames
 from szn_runtime.backends.tensors import Expected, TensorFacts, check_tensors
 from szn_runtime.cache import cache_folder
 from szn_runtime.errors import BackendError, MissingDependencyError
@@ -72,10 +72,15 @@ class OnnxRuntimeBackend(Backend):
 
         Raises:
             BundleError: If there is none or it is damaged.
-            BackendError: As for the class.
+            BackendError: As for the class, or if it lacks the precision.
             MissingDependencyError: If onnxruntime is not installed.
         """
         precision = "fp32" if options.precision == "auto" else options.precision
+        if precision == MIXED_INT8:
+            raise BackendError(
+                f"onnxruntime does not compute {MIXED_INT8}",
+                fix="use --backend openvino, or --precision int8",
+            )
         return cls(bundle.model_bytes(precision), bundle.manifest, options)
 
     def infer(self, frames: NDArray[np.float32]) -> Grids:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from szn_runtime.backends.base import Backend, BackendOptions, Grids, check_frames
+from szn_runtime.backends.base import MIXED_INT8, Backend, BackendOptions, Grids, check_frames
 from szn_runtime.backends.tensors import Expected, TensorFacts, check_tensors
 from szn_runtime.cache import cache_folder
 from szn_runtime.errors import BackendError, MissingDependencyError
@@ -23,9 +23,16 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenVinoBackend"]
 
-# of OpenVINO's `INFERENCE_PRECISION_HINT`; what an INT8 model leaves in floating point stays exact
-_HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
-_CAPABILITIES = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16", "int8": "INT8"}
+# of OpenVINO's `INFERENCE_PRECISION_HINT`; what an INT8 model leaves in floating point stays
+# exact unless the mixed precision is asked for
+_HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32", MIXED_INT8: "bf16"}
+_CAPABILITIES = {
+    "fp32": {"FP32"},
+    "fp16": {"FP16"},
+    "bf16": {"BF16"},
+    "int8": {"INT8"},
+    MIXED_INT8: {"INT8", "BF16"},
+}
 # A model compiled for one shape is about 5 % faster than one for all shapes.
 _MOST_SHAPES = 4
 
@@ -73,7 +80,8 @@ class OpenVinoBackend(Backend):
         model_sha256: Of the bytes, for the cache; None to keep nothing on disk.
         weights: What belongs to the XML, None for ONNX.
         options: Precision ("auto" is fp32; bf16 and fp16 compute a float model in that type where
-            the device can), threads, hint and device.
+            the device can, int8-bf16 what an INT8 model leaves in floating point), threads, hint
+            and device.
 
     Raises:
         MissingDependencyError: If OpenVINO is not installed.
@@ -135,7 +143,7 @@ class OpenVinoBackend(Backend):
             BackendError: As for the class.
             MissingDependencyError: If OpenVINO is not installed.
         """
-        precision = "int8" if options.precision == "int8" else "fp32"
+        precision = "int8" if options.precision in ("int8", MIXED_INT8) else "fp32"
         for artefact in bundle.manifest.artefacts:
             if (artefact.kind, artefact.precision) == ("openvino", precision):
                 model = bundle.read(artefact.file)
@@ -150,7 +158,7 @@ class OpenVinoBackend(Backend):
     def _settings_of(self, options: BackendOptions, model_sha256: str | None) -> dict[str, Any]:
         """OpenVINO's properties for compiling."""
         capable = self._core.get_property(self.device, "OPTIMIZATION_CAPABILITIES")
-        if _CAPABILITIES[self.precision] not in capable:
+        if not _CAPABILITIES[self.precision] <= set(capable):
             raise BackendError(
                 f"OpenVINO has no {self.precision} on {self.device} of this machine",
                 got=", ".join(capable),
@@ -183,7 +191,7 @@ class OpenVinoBackend(Backend):
     def _check_precision(self, compiled: Any) -> None:
         """Compare what the device computes with to what was asked for."""
         used = _used_precision(compiled)
-        if self.precision != "int8" and used not in (None, _HINTS[self.precision]):
+        if used not in (None, _HINTS[self.precision]):
             raise BackendError(
                 "OpenVINO computes in another precision",
                 got=used,
@@ -279,10 +287,11 @@ def _facts(ports: list[Any]) -> list[TensorFacts]:
 
 
 def _used_precision(compiled: Any) -> str | None:
-    """Type that most convolutions and products are computed in, None if there are none."""
+    """Type that most convolutions and products in floating point have, None if there are none."""
     used: Counter[str] = Counter()
     for node in compiled.get_runtime_model().get_ordered_ops():
         facts = node.get_rt_info()
         if str(facts["layerType"].value) in ("Convolution", "FullyConnected", "MatMul"):
-            used[str(facts["runtimePrecision"].value)] += 1
-    return used.most_common(1)[0][0] if used else None
+            kind = str(facts["runtimePrecision"].value)
+            used[kind] += kind not in ("i8", "u8")
+    return used.most_common(1)[0][0] if used.total() else None
