@@ -35,11 +35,7 @@ def test_the_graph_holds_nothing_that_the_runtime_refuses() -> None:
     unit = np.eye(3, 4, dtype=np.float32)
     statistics = fit_statistics(features, labels, unit, scale=10.0, components=5)
     seenmask = StatisticalSeenmask(
-        feature_weight=rng.normal(size=12),
-        statistics=statistics,
-        statistic_weight=rng.normal(size=8),
-        bias=0.3,
-        window=3,
+        statistics=statistics, statistic_weight=rng.normal(size=8), bias=0.3
     )
     torch.manual_seed(0)
     network = _Grids(nn.Conv2d(12, 4, kernel_size=1), seenmask).eval()

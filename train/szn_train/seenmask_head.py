@@ -1,7 +1,4 @@
-"""A seenmask from frozen features and statistics of the grid, as one module that exports.
-
-The thesis' own seenmask (section 4.3) is the case without statistics and smoothing.
-"""
+"""A seenmask from statistics of the grid, as one module that exports."""
 
 from __future__ import annotations
 
@@ -18,54 +15,40 @@ __all__ = ["StatisticalSeenmask"]
 
 
 class StatisticalSeenmask(nn.Module):
-    """Logit linear in features and statistics, averaged over neighbouring nodes.
+    """Logit linear in statistics.
 
     Args:
-        feature_weight: (C,) or None to leave the features out.
-        statistics: What computes the statistics, or None to leave them out.
-        statistic_weight: (8,) weights of `STATISTICS`; needed with `statistics`.
+        statistics: What computes them.
+        statistic_weight: (8,) weights of `STATISTICS`.
         bias: Of the logit; greater means more seen pixels.
-        window: Nodes along each side of the mean, odd.
 
     Raises:
-        InputError: If nothing is weighed, shapes do not fit or the window is even.
+        InputError: If there are not as many weights as statistics.
     """
 
-    feature_weight: Tensor | None
-    statistic_weight: Tensor | None
+    statistic_weight: Tensor
     bias: Tensor
 
     def __init__(
         self,
         *,
-        feature_weight: NDArray[np.floating] | None = None,
-        statistics: SeenStatistics | None = None,
-        statistic_weight: NDArray[np.floating] | None = None,
+        statistics: SeenStatistics,
+        statistic_weight: NDArray[np.floating],
         bias: float = 0.0,
-        window: int = 1,
     ) -> None:
         super().__init__()
-        if feature_weight is None and statistics is None:
-            raise InputError("a seenmask of nothing", expected="features, statistics or both")
-        if (statistics is None) != (statistic_weight is None):
-            raise InputError("statistics of a seenmask and their weights come together")
-        if statistic_weight is not None and statistic_weight.shape != (len(STATISTICS),):
+        if statistic_weight.shape != (len(STATISTICS),):
             raise InputError(
                 "weights of the statistics", got=statistic_weight.shape, expected=(len(STATISTICS),)
             )
-        if window < 1 or window % 2 == 0:
-            raise InputError("window of nodes", got=window, expected="1, 3, 5, ...")
-        self.statistics, self.window = statistics, window
+        self.statistics = statistics
         self.register_buffer("bias", torch.tensor([[[[bias]]]], dtype=torch.float32))
-        for name, weight in (
-            ("feature_weight", feature_weight), ("statistic_weight", statistic_weight),
-        ):  # fmt: skip
-            row = None if weight is None else torch.from_numpy(np.asarray(weight, np.float32))
-            self.register_buffer(name, None if row is None else row[None, :, None, None].clone())
+        weight = torch.from_numpy(statistic_weight.astype(np.float32))
+        self.register_buffer("statistic_weight", weight[None, :, None, None])
 
     @classmethod
     def unfitted(cls, *, channels: int, dim: int, labels: int, scale: float) -> StatisticalSeenmask:
-        """One of statistics alone that says seen everywhere, to load a fit into.
+        """One that says seen everywhere, to load a fit into.
 
         Args:
             channels: C of the features.
@@ -87,14 +70,6 @@ class StatisticalSeenmask(nn.Module):
 
     def forward(self, features: Tensor, embedding: Tensor) -> Tensor:
         """(N, C, h, w) and (N, j, h, w) to (N, 2, h, w): scores of unseen and seen."""
-        terms = []
-        if self.feature_weight is not None:
-            terms.append(F.conv2d(features, self.feature_weight))
-        if self.statistics is not None and self.statistic_weight is not None:
-            terms.append(F.conv2d(self.statistics(features, embedding), self.statistic_weight))
-        logit = sum(terms[1:], start=terms[0]) + self.bias  # (N, 1, h, w)
-        if self.window > 1:
-            logit = F.avg_pool2d(
-                logit, self.window, stride=1, padding=self.window // 2, count_include_pad=False
-            )
+        statistics = self.statistics(features, embedding)
+        logit = F.conv2d(statistics, self.statistic_weight) + self.bias  # (N, 1, h, w)
         return torch.cat([-0.5 * logit, 0.5 * logit], dim=1)
