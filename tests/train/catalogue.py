@@ -8,6 +8,7 @@ The classes are `CLASSES`; the split used most is `SPLIT`:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,21 @@ def tiny_config(data: Path, words: Path, **changes: Any) -> TrainConfig:
         "seed": 5,
     }
     return TrainConfig(**{**values, **changes})
+
+
+def stateful_config(folder: Path, **changes: Any) -> TrainConfig:
+    """Two epochs of each step on `write_dataset`'s images, with everything that has state."""
+    step = StepConfig(
+        epochs=2, batch_size=4, learning_rate=1e-3, optimizer="adamw", schedule="cosine",
+        warmup=0.2, augment=True, ema=0.5,
+    )  # fmt: skip
+    values = {
+        "crop_hw": (32, 64),
+        "embedding_step": step,
+        "seenmask_step": replace(step, augment=False, ema=0.0),
+    }
+    data, words = write_dataset(folder / "data"), write_words(folder / "words.txt")
+    return tiny_config(data, words, **(values | changes))
 
 
 def many_scenes(copies: int = 6) -> dict[str, dict[str, Pair]]:

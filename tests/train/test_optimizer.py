@@ -91,3 +91,14 @@ def test_the_rate_without_warm_up_starts_at_its_peak() -> None:
     config = StepConfig(epochs=1, learning_rate=2.0, schedule="cosine")
     values = [learning_rate(config, done) for done in (0, 0.25, 0.5, 0.75)]
     np.testing.assert_allclose(values, 1 + np.cos(np.pi * np.arange(4) / 4), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("done", "share"), [(0.0, 0.01), (0.1, 1.0), (0.55, 0.5), (1.0, 0.0)])
+def test_warm_up_and_cosine(done: float, share: float) -> None:
+    step = StepConfig(epochs=1, learning_rate=2.0, schedule="cosine", warmup=0.1)
+    assert learning_rate(step, done) == pytest.approx(2.0 * share, abs=1e-9)
+
+
+def test_constant_schedule() -> None:
+    step = StepConfig(epochs=1, learning_rate=0.5)
+    assert {learning_rate(step, done) for done in (0.0, 0.5, 0.99)} == {0.5}

@@ -5,7 +5,7 @@ from typing import Literal
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from szn_runtime.errors import TrainingError
 from szn_train.batches import Batches
@@ -14,56 +14,9 @@ from szn_train.classes import VOID
 from szn_train.config import StepConfig
 from szn_train.datasets import FolderDataset
 from szn_train.history import History
-from szn_train.progress import Progress
-from szn_train.step import Loss, TrainingStep, epoch_seed
+from szn_train.step import Loss, epoch_seed
 from tests.train import catalogue
-
-QUIET = Progress(quiet=True)
-
-
-@pytest.fixture(scope="module")
-def batches(tmp_path_factory: pytest.TempPathFactory) -> Batches:
-    """Four batches an epoch; the losses below look at the drawn numbers alone."""
-    root = catalogue.write_dataset(tmp_path_factory.mktemp("step") / "data")
-    return Batches(
-        FolderDataset(root=root, split="train"),
-        catalogue.SPLIT,
-        ("t0", "t1", "t2", "t3"),
-        transform=lambda image, target: (torch.randn(3, 2, 2), torch.zeros(2, 2).long()),
-        batch_size=1,
-    )
-
-
-class Net(nn.Module):
-    """Two linear layers in the place of a backbone and a head, and one with a state."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.body = nn.Linear(3, 3)
-        self.norm = nn.BatchNorm1d(3)
-        self.head = nn.Linear(3, 1)
-
-    def forward(self, frames: Tensor) -> Tensor:
-        pixels = frames.flatten(2).transpose(1, 2).flatten(0, 1)  # (N, 3, H, W) -> (N H W, 3)
-        result: Tensor = self.head(self.norm(self.body(pixels)))
-        return result
-
-
-def squares(network: Net) -> Loss:
-    return lambda frames, target: (network(frames) - 3).square().mean()
-
-
-def step_of(network: Net, config: StepConfig, name: str = "embedding") -> TrainingStep:
-    body = [*network.body.parameters(), *network.norm.parameters()] if name == "embedding" else []
-    return TrainingStep(
-        name,
-        config,
-        seed=3,
-        network=network,
-        body=body,
-        heads=list(network.head.parameters()),
-    )
+from tests.train.small import QUIET, Net, squares, step_of
 
 
 def moved(network: Net, before: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -189,69 +142,21 @@ def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights(
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
-# going on -------------------------------------------------------------------------------------
-
-
-def both_steps(
-    folder: Path, batches: Batches, *, ema: float, epochs: tuple[int, int], stop: int | None
-) -> Net:
-    """Run the steps, or those epochs that a checkpoint leaves, up to a number of epochs in all."""
-    network = Net()
-    path = folder / "checkpoint.pt"
-    checkpoint = load_checkpoint(path) if path.is_file() else None
-    if checkpoint:
-        network.load_state_dict(checkpoint["network"])
-
-    class Stopped(Exception):  # noqa: N818 - it is no error
-        pass
-
-    loss = squares(network)
-
-    def until(history: History) -> Loss:
-        def counted(frames: Tensor, target: Tensor) -> Tensor:
-            if stop is not None and len(history.rows) == stop:
-                raise Stopped
-            return loss(frames, target)
-
-        return counted
-
-    try:
-        with History(folder, checkpoint) as history:
-            for name, count in zip(("embedding", "seenmask"), epochs, strict=True):
-                if name == "seenmask":
-                    network.requires_grad_(False)
-                    network.head.requires_grad_(True)
-                    network.eval()
-                config = StepConfig(epochs=count, learning_rate=0.05, ema=ema)
-                step_of(network, config, name).run(batches, until(history), history, QUIET)
-    except Stopped:
-        pass
-    return network
-
-
-@pytest.mark.parametrize("ema", [0.0, 0.6])
-@pytest.mark.parametrize("stop", [1, 2, 3, 4])
-def test_a_run_that_stops_anywhere_ends_with_the_weights_of_an_unbroken_one(
-    batches: Batches, tmp_path: Path, ema: float, stop: int
+def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(
+    batches: Batches, tmp_path: Path
 ) -> None:
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "broken").mkdir()
-    whole = both_steps(tmp_path / "whole", batches, ema=ema, epochs=(2, 2), stop=None)
-    both_steps(tmp_path / "broken", batches, ema=ema, epochs=(2, 2), stop=stop)
-    saved = load_checkpoint(tmp_path / "broken" / "checkpoint.pt")
-    assert len(saved["history"]) == stop
-    resumed = both_steps(tmp_path / "broken", batches, ema=ema, epochs=(2, 2), stop=None)
-    for name, value in whole.state_dict().items():
-        assert torch.equal(resumed.state_dict()[name], value), name
+    network, calls = Net(), 0
 
+    def loss(frames: Tensor, target: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return network.head.weight.sum() * (float("nan") if calls > 6 else 1.0)
 
-def test_a_finished_run_is_left_as_it_is(batches: Batches, tmp_path: Path) -> None:
-    whole = both_steps(tmp_path, batches, ema=0.6, epochs=(1, 1), stop=None)
-    content = (tmp_path / "checkpoint.pt").read_bytes()
-    again = both_steps(tmp_path, batches, ema=0.6, epochs=(1, 1), stop=None)
-    assert (tmp_path / "checkpoint.pt").read_bytes() == content
-    for name, value in whole.state_dict().items():
-        assert torch.equal(again.state_dict()[name], value), name
+    expected = "loss of step 'embedding' is not finite in epoch 2, batch 3: got nan"
+    with History(tmp_path) as history, pytest.raises(TrainingError, match=expected):
+        step_of(network, StepConfig(epochs=3)).run(batches, loss, history, QUIET)
+    saved = load_checkpoint(tmp_path / "checkpoint.pt")
+    assert [row["epoch"] for row in saved["history"]] == [1]
 
 
 # accumulation ---------------------------------------------------------------------------------
@@ -321,136 +226,6 @@ def test_a_group_of_void_alone_changes_nothing(batches: Batches, tmp_path: Path)
             batches, loss, history, QUIET, weight=lambda target: 0.0
         )
     assert torch.equal(network.head.weight, before["head.weight"])
-
-
-# early stop -----------------------------------------------------------------------------------
-
-
-def train_with_scores(
-    folder: Path, batches: Batches, scores: list[float], *, early_stop: int, ema: float = 0.0
-) -> tuple[Net, History, list[Tensor]]:
-    """Scores in the order of the epochs, and the weights that were scored."""
-    network, scored = Net(), []
-    values = iter(scores)
-
-    def score(trained: nn.Module) -> float:
-        assert not any(module.training for module in trained.modules())
-        scored.append(trained.get_parameter("head.weight").detach().clone())
-        return next(values)
-
-    config = StepConfig(epochs=8, learning_rate=0.01, early_stop=early_stop, ema=ema)
-    checkpoint = folder / "checkpoint.pt"
-    saved = load_checkpoint(checkpoint) if checkpoint.is_file() else None
-    if saved:
-        network.load_state_dict(saved["network"])
-    with History(folder, saved) as history:
-        step_of(network, config).run(batches, squares(network), history, QUIET, score=score)
-    return network, history, scored
-
-
-@pytest.mark.parametrize("ema", [0.0, 0.6])
-def test_a_step_stops_when_scores_no_longer_rise_and_keeps_the_best_weights(
-    batches: Batches, tmp_path: Path, ema: float
-) -> None:
-    scores = [10.0, 30.0, 20.0, 30.0, 25.0]
-    network, history, scored = train_with_scores(tmp_path, batches, scores, early_stop=3, ema=ema)
-    assert [row["score"] for row in history.rows] == scores  # epoch 2 was best, 5 the third after
-    assert torch.equal(network.head.weight, scored[1])
-    best = load_checkpoint(tmp_path / "best.pt")
-    assert best["best"] == {"epoch": 2, "score": 30.0}
-    assert torch.equal(best["network"]["head.weight"], scored[1])
-    header = (tmp_path / "history.csv").read_text().splitlines()[0]
-    assert header == "step,epoch,loss,learning_rate,images_per_s,score"
-
-
-def test_a_step_that_keeps_rising_is_not_stopped(batches: Batches, tmp_path: Path) -> None:
-    scores = [float(n) for n in range(8)]
-    network, history, scored = train_with_scores(tmp_path, batches, scores, early_stop=1)
-    assert len(history.rows) == 8
-    assert torch.equal(network.head.weight, scored[-1])
-
-
-def test_a_stopped_step_stays_stopped_when_it_is_resumed(batches: Batches, tmp_path: Path) -> None:
-    first, history, _ = train_with_scores(tmp_path, batches, [5.0, 4.0], early_stop=1)
-    content = (tmp_path / "checkpoint.pt").read_bytes()
-    again, resumed, scored = train_with_scores(tmp_path, batches, [], early_stop=1)
-    assert (tmp_path / "checkpoint.pt").read_bytes() == content
-    assert len(history.rows) == len(resumed.rows) == 2
-    assert scored == []
-    assert torch.equal(again.head.weight, first.head.weight)
-
-
-def test_a_score_that_is_no_number_is_refused(batches: Batches, tmp_path: Path) -> None:
-    expected = "step 'embedding' has no validation score: expected a validation split that shows"
-    with pytest.raises(TrainingError, match=expected):
-        train_with_scores(tmp_path, batches, [float("nan")], early_stop=1)
-
-
-def test_without_an_early_stop_nothing_is_scored(batches: Batches, tmp_path: Path) -> None:
-    _, history, scored = train_with_scores(tmp_path, batches, [], early_stop=0)
-    assert len(history.rows) == 8
-    assert scored == []
-    assert not (tmp_path / "best.pt").exists()
-
-
-# checkpoints within an epoch ------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("every", "accumulation"), [(1, 1), (2, 1), (1, 2)])
-@pytest.mark.parametrize("stop", [1, 2, 3, 5, 6, 7])
-def test_a_run_that_stops_within_an_epoch_ends_with_the_weights_of_an_unbroken_one(
-    batches: Batches, tmp_path: Path, every: int, accumulation: int, stop: int
-) -> None:
-    config = StepConfig(
-        epochs=2, learning_rate=0.05, ema=0.5, checkpoint_every=every, accumulation=accumulation
-    )
-
-    def go(folder: Path, stop: int | None) -> tuple[Net, History]:
-        folder.mkdir(exist_ok=True)
-        network, calls = Net(), 0
-        path = folder / "checkpoint.pt"
-        saved = load_checkpoint(path) if path.is_file() else None
-        if saved:
-            network.load_state_dict(saved["network"])
-
-        def loss(frames: Tensor, target: Tensor) -> Tensor:
-            nonlocal calls
-            if calls == stop:
-                raise KeyboardInterrupt
-            calls += 1
-            noise = torch.rand(())  # as dropout draws
-            return noise * squares(network)(frames, target)
-
-        with History(folder, saved) as history:
-            step_of(network, config).run(batches, loss, history, QUIET)
-        return network, history
-
-    whole, unbroken = go(tmp_path / "whole", None)
-    with pytest.raises(KeyboardInterrupt):
-        go(tmp_path / "broken", stop)
-    resumed, history = go(tmp_path / "broken", None)
-    for name, value in whole.state_dict().items():
-        assert torch.equal(resumed.state_dict()[name], value), name
-    losses = [row["loss"] for row in history.rows]
-    assert losses == pytest.approx([row["loss"] for row in unbroken.rows], rel=1e-12)
-
-
-def test_a_checkpoint_within_an_epoch_says_how_far_it_came(
-    batches: Batches, tmp_path: Path
-) -> None:
-    network, seen = Net(), []
-    config = StepConfig(epochs=1, checkpoint_every=3)
-
-    def loss(frames: Tensor, target: Tensor) -> Tensor:
-        path = tmp_path / "checkpoint.pt"
-        seen.append(load_checkpoint(path)["batches"] if path.is_file() else None)
-        return network.head.weight.square().sum()
-
-    with History(tmp_path) as history:
-        step_of(network, config).run(batches, loss, history, QUIET)
-    assert seen == [None, None, None, 3]
-    last = load_checkpoint(tmp_path / "checkpoint.pt")
-    assert (last["batches"], len(last["history"]), len(last["random"])) == (0, 1, 1)
 
 
 # memory ---------------------------------------------------------------------------------------

@@ -2,137 +2,27 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import errno
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from szn_runtime.errors import InputError, TrainingError
+from szn_runtime.errors import InputError
 from szn_runtime.labels import LabelSet
 from szn_runtime.sei import segment_grid
 from szn_train.batches import Batches
-from szn_train.cells import cell_labels
-from szn_train.checkpoint import load_checkpoint, save_checkpoint, save_label_space
+from szn_train.checkpoint import load_checkpoint
 from szn_train.config import StepConfig, TrainConfig
-from szn_train.datasets import open_dataset
-from szn_train.embedding_refit import fit_embedding
 from szn_train.evaluate import evaluate
-from szn_train.history import History
 from szn_train.model import upsample
-from szn_train.optimizer import learning_rate
-from szn_train.processes import Processes
 from szn_train.progress import Progress
 from szn_train.run import Run, open_run
-from szn_train.semantic import label_space
-from szn_train.step import TrainingStep
 from szn_train.trainer import train
-from szn_train.transforms import plain, preprocess_of
 from tests.train import catalogue
-
-
-def config_for(root: Path, **changes: object) -> TrainConfig:
-    """Two epochs of each step on the tiny data set, with everything that has state."""
-    step = StepConfig(
-        epochs=2, batch_size=4, learning_rate=1e-3, optimizer="adamw", schedule="cosine",
-        warmup=0.2, augment=True, ema=0.5,
-    )  # fmt: skip
-    words = root / "words.txt"
-    words.write_text(
-        "\n".join(
-            f"{word} " + " ".join(f"{x:.6f}" for x in row)
-            for word, row in zip(catalogue.WORDS, catalogue.word_vectors(), strict=True)
-        )
-        + "\n"
-    )
-    values: dict[str, object] = {
-        "data": str(catalogue.write_dataset(root / "data")),
-        "void": catalogue.VOID,
-        "train_unseen": catalogue.TRAIN_UNSEEN,
-        "unseen": catalogue.UNSEEN,
-        "backbone": "efficientnet_lite0",
-        "weights": "none",
-        "stride": 32,
-        "embeddings": str(words),
-        "dim": 4,
-        "loss": "cosine_ce",
-        "long_side": 64,
-        "crop_hw": (32, 64),
-        "seenmask": "linear",
-        "embedding_step": step,
-        "seenmask_step": dataclasses.replace(step, augment=False, ema=0.0),
-    }
-    return TrainConfig(**(values | changes))  # type: ignore[arg-type]
-
-
-class Killed(BaseException):
-    """Stands for a process that is killed."""
-
-
-class KilledAfter(Progress):
-    """Progress that ends the run when a number of epochs have started."""
-
-    def __init__(self, epochs: int) -> None:
-        super().__init__(quiet=True)
-        self._left = epochs
-
-    def task(self, name: str, total: int):  # type: ignore[no-untyped-def]
-        if self._left == 0:
-            raise Killed
-        self._left -= 1
-        return super().task(name, total)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, Run]:
-    root = tmp_path_factory.mktemp("whole")
-    config = config_for(root)
-    return config, train(config, root / "run", progress=Progress(quiet=True))
-
-
-def weights(run: Run) -> dict[str, Tensor]:
-    return dict(run.network.state_dict())
-
-
-@pytest.mark.parametrize("epochs", [1, 2, 3])
-def test_a_killed_run_resumes_to_the_same_weights(
-    whole: tuple[TrainConfig, Run], tmp_path: Path, epochs: int
-) -> None:
-    config, unbroken = whole
-    with pytest.raises(Killed):
-        train(config, tmp_path, progress=KilledAfter(epochs))
-    assert not (tmp_path / "model.safetensors").exists()
-    resumed = train(config, tmp_path, progress=Progress(quiet=True), resume=True)
-    for name, tensor in weights(resumed).items():
-        assert torch.equal(tensor, weights(unbroken)[name]), name
-    assert (tmp_path / "history.csv").read_text().count("\n") == 5  # header and four epochs
-
-
-def test_a_run_is_trained_resumed_and_read_with_the_words_of_its_labels(tmp_path: Path) -> None:
-    config = config_for(tmp_path, label_words=(("sheep", ("goat",)), ("cow", ("horse", "cat"))))
-    with pytest.raises(Killed):
-        train(config, tmp_path / "run", progress=KilledAfter(3))
-    Path(config.embeddings).unlink()  # the space is that of the run's first half
-    run = train(config, tmp_path / "run", progress=Progress(quiet=True), resume=True)
-    words = catalogue.write_words(tmp_path / "words.txt")
-    spaces = [
-        label_space(run.split.labels, source=str(words), dim=4, words=given)
-        for given in (None, {"sheep": ("goat",), "cow": ("horse", "cat")})
-    ]
-    np.testing.assert_allclose(run.space.embeddings, spaces[1].embeddings, atol=1e-4)
-    moved = np.abs(run.space.embeddings - spaces[0].embeddings).max(axis=1) > 0.1
-    assert [name for name, has in zip(run.split.labels, moved, strict=True) if has] == [
-        "cow",
-        "sheep",
-    ]
-    saved = json.loads((run.folder / "config.json").read_text())["config"]
-    assert saved["label_words"] == {"sheep": ["goat"], "cow": ["horse", "cat"]}
-    assert run.config == config
+from tests.train.killed import Killed, KilledAfter, weights
 
 
 def test_the_seenmask_step_leaves_everything_else_alone(
@@ -164,37 +54,6 @@ def test_the_run_folder_tells_what_was_done(whole: tuple[TrainConfig, Run]) -> N
     assert not run.network.training
 
 
-def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(tmp_path: Path) -> None:
-    network = torch.nn.Linear(1, 1)
-    step = TrainingStep(
-        "embedding", StepConfig(epochs=3), seed=1, network=network, body=[],
-        heads=list(network.parameters()),
-    )  # fmt: skip
-    calls: list[int] = []
-
-    def loss(frames: Tensor, target: Tensor) -> Tensor:
-        calls.append(1)
-        return network.weight.sum() * (float("nan") if len(calls) > 6 else 1.0)
-
-    dataset = catalogue.write_dataset(tmp_path / "data")
-    from szn_train.datasets import FolderDataset
-
-    batches = Batches(
-        FolderDataset(root=dataset, split="train"),
-        catalogue.SPLIT,
-        ("t0", "t1", "t2", "t3"),
-        transform=lambda image, target: (torch.zeros(3, 4, 4), torch.zeros(4, 4).long()),
-        batch_size=1,
-    )
-    with (
-        History(tmp_path) as history,
-        pytest.raises(TrainingError, match=r"loss of step 'embedding' is not finite in epoch 2, "),
-    ):
-        step.run(batches, loss, history, Progress(quiet=True))
-    saved = load_checkpoint(tmp_path / "checkpoint.pt")
-    assert [row["epoch"] for row in saved["history"]] == [1]
-
-
 def test_a_new_run_in_the_folder_of_an_old_one_starts_from_nothing(tmp_path: Path) -> None:
     run = catalogue.train_tiny(tmp_path)
     (run.folder / "eval-val.json").write_text("{}")
@@ -223,79 +82,6 @@ def test_bad_data_leaves_an_older_run_as_it_was(
         train(unknown, run.folder, progress=Progress(quiet=True))
     after = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
     assert after == before
-
-
-def test_a_checkpoint_of_another_network_is_refused(
-    whole: tuple[TrainConfig, Run], tmp_path: Path
-) -> None:
-    config, run = whole
-    (tmp_path / "checkpoint.pt").write_bytes((run.folder / "checkpoint.pt").read_bytes())
-    other = dataclasses.replace(config, dim=3)
-    expected = r"checkpoint\.pt does not fit its config\.json: got dim 4, expected dim 3; resume wi"
-    with pytest.raises(TrainingError, match=expected):
-        train(other, tmp_path, progress=Progress(quiet=True), resume=True)
-    # checkpoints that do not say what wrote them are known by their tensors
-    state = load_checkpoint(tmp_path / "checkpoint.pt")
-    save_checkpoint(tmp_path / "checkpoint.pt", {k: v for k, v in state.items() if k != "config"})
-    space = label_space(run.split.labels, source=other.embeddings, dim=3)
-    save_label_space(tmp_path / "label_space.npz", space)
-    with pytest.raises(TrainingError, match=r"checkpoint\.pt does not fit its config\.json$"):
-        train(other, tmp_path, progress=Progress(quiet=True), resume=True)
-
-
-@pytest.mark.parametrize(
-    ("change", "fact"),
-    [({"seed": 9}, "seed"), ({"unseen": ()}, "unseen"), ({"precision": "bf16"}, "precision")],
-)
-def test_a_checkpoint_of_another_configuration_is_refused(
-    whole: tuple[TrainConfig, Run], tmp_path: Path, change: dict[str, Any], fact: str
-) -> None:
-    config, run = whole
-    (tmp_path / "checkpoint.pt").write_bytes((run.folder / "checkpoint.pt").read_bytes())
-    other = dataclasses.replace(config, **change)
-    expected = rf"does not fit its config\.json: got {fact} .*, expected {fact} "
-    with pytest.raises(TrainingError, match=expected) as caught:
-        train(other, tmp_path, progress=Progress(quiet=True), resume=True)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_data_set_may_move_between_both_halves_of_a_run(
-    whole: tuple[TrainConfig, Run], tmp_path: Path
-) -> None:
-    config, unbroken = whole
-    with pytest.raises(Killed):
-        train(config, tmp_path / "run", progress=KilledAfter(2))
-    moved = dataclasses.replace(config, data=str(catalogue.write_dataset(tmp_path / "moved")))
-    resumed = train(moved, tmp_path / "run", progress=Progress(quiet=True), resume=True)
-    for name, tensor in weights(resumed).items():
-        assert torch.equal(tensor, weights(unbroken)[name]), name
-
-
-def test_a_full_disk_is_one_line_and_loses_no_earlier_checkpoint(
-    whole: tuple[TrainConfig, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config, unbroken = whole
-    writes = 0
-
-    def full(descriptor: int) -> None:
-        nonlocal writes
-        writes += 1
-        if (tmp_path / "history.csv").exists():  # the first epoch is on disk
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        expected = r"cannot be written \(No space left on device\); free space; --resume goes on"
-        with pytest.raises(TrainingError, match=expected) as caught:
-            train(config, tmp_path, progress=Progress(quiet=True))
-    assert "\n" not in str(caught.value)
-    assert writes == 6
-    saved = load_checkpoint(tmp_path / "checkpoint.pt")
-    assert [row["epoch"] for row in saved["history"]] == [1]
-    assert list(tmp_path.glob(".*.tmp")) == []
-    resumed = train(config, tmp_path, progress=Progress(quiet=True), resume=True)
-    for name, tensor in weights(resumed).items():
-        assert torch.equal(tensor, weights(unbroken)[name]), name
 
 
 def test_mixed_precision_trains_in_bf16_and_keeps_its_weights_in_fp32(tmp_path: Path) -> None:
@@ -391,139 +177,6 @@ def test_exposure_trains_the_first_step_on_train_unseen_as_well(
     assert exposed == again == second == alone | {"t6", "t7"}
 
 
-# the embedding head's refit ---------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def refitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, Run]:
-    root = tmp_path_factory.mktemp("refitted")
-    config = config_for(root, refit_embedding=True)
-    return config, train(config, root / "run", progress=Progress(quiet=True))
-
-
-def test_a_refit_changes_the_embedding_head_alone(
-    whole: tuple[TrainConfig, Run], refitted: tuple[TrainConfig, Run]
-) -> None:
-    ours, theirs = weights(refitted[1]), weights(whole[1])
-    assert ours.keys() == theirs.keys()
-    changed = {name for name in ours if not torch.equal(ours[name], theirs[name])}
-    assert changed == {"embedding_head.weight", "embedding_head.bias"}
-
-
-def test_a_refit_is_of_the_images_of_train_seen_and_what_the_run_says(
-    refitted: tuple[TrainConfig, Run], whole: tuple[TrainConfig, Run]
-) -> None:
-    config, run = refitted
-    network = whole[1].network  # has the same features
-    dataset = open_dataset(config, Path(config.data), "train")
-    head = fit_embedding(
-        network, dataset, run.split, run.space, ids=("t0", "t1", "t2", "t3", "t4", "t5"),
-        transform=plain(preprocess_of(network.backbone.info, config.long_side)),
-        scale=config.similarity_scale, seed=config.seed, progress=Progress(quiet=True),
-    )  # fmt: skip
-    found = weights(run)
-    weight = found["embedding_head.weight"][:, :, 0, 0]
-    np.testing.assert_allclose(weight, head.weight, atol=1e-6)
-    np.testing.assert_allclose(found["embedding_head.bias"], head.bias, atol=1e-6)
-
-
-@pytest.mark.parametrize("tasks", [2, 3, 4])  # two epochs, the refit, two epochs
-def test_a_run_with_a_refit_that_is_killed_resumes_to_the_same_weights(
-    refitted: tuple[TrainConfig, Run], tmp_path: Path, tasks: int
-) -> None:
-    config, unbroken = refitted
-    with pytest.raises(Killed):
-        train(config, tmp_path, progress=KilledAfter(tasks))
-    resumed = train(config, tmp_path, progress=Progress(quiet=True), resume=True)
-    for name, tensor in weights(resumed).items():
-        assert torch.equal(tensor, weights(unbroken)[name]), name
-
-
-def test_a_refit_is_not_done_again_once_the_seenmask_trains(
-    refitted: tuple[TrainConfig, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config, unbroken = refitted
-    with pytest.raises(Killed):
-        train(config, tmp_path, progress=KilledAfter(4))
-    saved = load_checkpoint(tmp_path / "checkpoint.pt")
-    assert saved["step"] == "seenmask"
-    expected = weights(unbroken)["embedding_head.weight"]
-    assert torch.equal(saved["network"]["embedding_head.weight"], expected)
-    monkeypatch.delattr("szn_train.trainer.fit_embedding")
-    resumed = train(config, tmp_path, progress=Progress(quiet=True), resume=True)
-    assert torch.equal(weights(resumed)["embedding_head.weight"], expected)
-
-
-def test_every_process_gets_the_refitted_head(
-    refitted: tuple[TrainConfig, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sent: list[Tensor] = []
-
-    def broadcast(_: Processes, module: torch.nn.Conv2d) -> None:
-        sent.append(module.weight.detach().clone())
-
-    monkeypatch.setattr(Processes, "broadcast", broadcast)
-    config, run = refitted
-    with pytest.raises(Killed):
-        train(config, tmp_path, progress=KilledAfter(3))  # in front of the seenmask
-    (weight,) = sent
-    assert torch.equal(weight, weights(run)["embedding_head.weight"])
-
-
-def test_a_refit_and_weights_that_stop_early(tmp_path: Path) -> None:
-    step = StepConfig(epochs=2, batch_size=3, learning_rate=1e-3, early_stop=2)
-    steps = {"embedding_step": step, "seenmask_step": step}
-    run = catalogue.train_tiny(tmp_path / "refit", **steps, refit_embedding=True)
-    best = load_checkpoint(run.folder / "best.pt")
-    assert best["step"] == "seenmask"
-    for name, tensor in best["network"].items():
-        assert torch.equal(weights(run)[name], tensor), name
-    plain_run = catalogue.train_tiny(tmp_path / "plain", **steps)
-    ours, theirs = weights(run), weights(plain_run)
-    assert not torch.equal(ours["embedding_head.weight"], theirs["embedding_head.weight"])
-    for name in (each for each in ours if each.startswith("backbone")):
-        assert torch.equal(ours[name], theirs[name]), name
-
-
-@pytest.mark.parametrize(("refit", "ema"), [(False, 0.0), (True, 0.5)])
-def test_a_run_killed_as_the_seenmask_overwrote_the_best_weights_resumes_to_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refit: bool, ema: float
-) -> None:
-    config = config_for(tmp_path, refit_embedding=refit)
-    config = dataclasses.replace(
-        config,
-        embedding_step=dataclasses.replace(config.embedding_step, early_stop=2),
-        seenmask_step=dataclasses.replace(config.seenmask_step, early_stop=2, ema=ema),
-    )
-    unbroken = train(config, tmp_path / "unbroken", progress=Progress(quiet=True))
-    save_best = History.save_best
-
-    def killed(history: History, state: dict[str, Any]) -> None:
-        save_best(history, state)
-        if state["step"] == "seenmask":
-            raise Killed
-
-    folder = tmp_path / "killed"
-    with monkeypatch.context() as patch:
-        patch.setattr(History, "save_best", killed)
-        with pytest.raises(Killed):
-            train(config, folder, progress=Progress(quiet=True))
-    assert load_checkpoint(folder / "best.pt")["step"] == "seenmask"
-    rows = load_checkpoint(folder / "checkpoint.pt")["history"]
-    assert [row["step"] for row in rows] == ["embedding"] * 2  # no epoch of the seenmask
-    resumed = train(config, folder, progress=Progress(quiet=True), resume=True)
-    for name, tensor in weights(resumed).items():
-        assert torch.equal(tensor, weights(unbroken)[name]), name
-    ours, theirs = (
-        [
-            {key: value for key, value in row.items() if key != "images_per_s"}
-            for row in load_checkpoint(run.folder / "checkpoint.pt")["history"]
-        ]
-        for run in (resumed, unbroken)
-    )
-    assert ours == theirs
-
-
 def test_fcn_s_scores_every_label_and_sei_takes_the_highest(tmp_path: Path) -> None:
     step = StepConfig(epochs=12, batch_size=3, learning_rate=3e-3)
     run = catalogue.train_tiny(
@@ -582,112 +235,3 @@ def test_the_loss_falls_on_real_photos(
     result = evaluate(run, progress=Progress(quiet=True))
     assert result.images == 12
     assert result.scores("FCN-JE", "overall").pa > 50
-
-
-def test_resuming_nothing(tmp_path: Path) -> None:
-    config = config_for(tmp_path)
-    with pytest.raises(TrainingError, match="has no checkpoint; train without --resume"):
-        train(config, tmp_path / "run", progress=Progress(quiet=True), resume=True)
-
-
-@pytest.mark.parametrize(("done", "share"), [(0.0, 0.01), (0.1, 1.0), (0.55, 0.5), (1.0, 0.0)])
-def test_warm_up_and_cosine(done: float, share: float) -> None:
-    step = StepConfig(epochs=1, learning_rate=2.0, schedule="cosine", warmup=0.1)
-    assert learning_rate(step, done) == pytest.approx(2.0 * share, abs=1e-9)
-
-
-def test_constant_schedule() -> None:
-    step = StepConfig(epochs=1, learning_rate=0.5)
-    assert {learning_rate(step, done) for done in (0.0, 0.5, 0.99)} == {0.5}
-
-
-@pytest.fixture(scope="module")
-def statistical(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, Run]:
-    root = tmp_path_factory.mktemp("statistical")
-    config = catalogue.statistical_config(root)
-    return config, train(config, root / "run", progress=Progress(quiet=True))
-
-
-def test_a_seenmask_of_statistics_is_fitted_on_images_that_are_held_out(
-    statistical: tuple[TrainConfig, Run],
-) -> None:
-    config, run = statistical
-    selection = json.loads((run.folder / "selection.json").read_text())
-    held = selection["hold"]
-    assert len(held) >= 8
-    assert selection["seenmask_images"] + len(held) == 48
-    with (run.folder / "history.csv").open() as file:
-        assert [row["step"] for row in csv.DictReader(file)] == ["embedding"] * 2
-    dataset = open_dataset(config, Path(config.data), "train")
-    transform = plain(preprocess_of(run.network.backbone.info, config.long_side))
-    seen = run.split.is_member(run.split.train_seen)
-    called: dict[bool, list[float]] = {True: [], False: []}
-    for image_id in held:
-        image, mask = dataset.pair(image_id)
-        frame, target = transform(image, run.split.mask_lookup()[mask])
-        with torch.inference_mode():
-            scores = run.network(frame[None]).seenmask[0].numpy()
-        labels = cell_labels(target.numpy().astype(np.uint8), config.stride)
-        for side in called:
-            cells = (labels != 255) & (np.append(seen, np.zeros(256 - len(seen)))[labels] == side)
-            called[side] += (scores[1] <= scores[0])[cells].tolist()
-    assert np.mean(called[False]) > 0.8  # boats
-    assert np.mean(called[True]) < 0.3
-
-
-def test_a_run_that_is_killed_while_it_fits_ends_the_same(
-    statistical: tuple[TrainConfig, Run], tmp_path: Path
-) -> None:
-    config, unbroken = statistical
-    with pytest.raises(Killed):
-        train(config, tmp_path, progress=KilledAfter(3))  # two epochs, and the known cells
-    assert not (tmp_path / "model.safetensors").exists()
-    resumed = train(config, tmp_path, progress=Progress(quiet=True), resume=True)
-    for name, tensor in weights(resumed).items():
-        assert torch.equal(tensor, weights(unbroken)[name]), name
-
-
-def test_a_seenmask_of_statistics_reads_the_refitted_head(
-    statistical: tuple[TrainConfig, Run], tmp_path: Path
-) -> None:
-    config, plain_run = statistical
-    config = dataclasses.replace(config, refit_embedding=True)
-    run = train(config, tmp_path / "whole", progress=Progress(quiet=True))
-    ours, theirs = weights(run), weights(plain_run)
-    for name in (each for each in ours if each.startswith("backbone")):
-        assert torch.equal(ours[name], theirs[name]), name
-    for name in ("embedding_head.weight", "seenmask_head.statistic_weight"):
-        assert not torch.equal(ours[name], theirs[name])
-    with pytest.raises(Killed):
-        train(config, tmp_path / "broken", progress=KilledAfter(4))  # in the seenmask's fit
-    resumed = train(config, tmp_path / "broken", progress=Progress(quiet=True), resume=True)
-    for name, tensor in weights(resumed).items():
-        assert torch.equal(tensor, ours[name]), name
-
-
-def test_too_few_images_for_an_operating_point(tmp_path: Path) -> None:
-    expected = r"operating point on: got 1, with hold_share 0.125, expected 8 or more; give --seenm"
-    with pytest.raises(TrainingError, match=expected):
-        catalogue.train_tiny(tmp_path, seenmask="statistics")
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_single_label_of_train_seen_is_refused_before_training(tmp_path: Path) -> None:
-    expected = r"statistics: got 1, expected 2 or more; give --seenmask linear, or shorten --train-"
-    with pytest.raises(TrainingError, match=expected):
-        catalogue.train_tiny(
-            tmp_path, seenmask="statistics", void=("rock", "cow"), train_unseen=("boat", "sky")
-        )
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_step_that_does_not_run_needs_no_validation_split(tmp_path: Path) -> None:
-    step = StepConfig(epochs=1, early_stop=1)
-    changes = {"seenmask_step": step, "val_split": "nowhere"}
-    config = catalogue.statistical_config(
-        tmp_path, **changes, weights="none", embedding_step=StepConfig(epochs=1, batch_size=8)
-    )
-    train(config, tmp_path / "run", progress=Progress(quiet=True))
-    linear = dataclasses.replace(config, seenmask="linear")
-    with pytest.raises(InputError, match="has no split 'nowhere'"):
-        train(linear, tmp_path / "linear", progress=Progress(quiet=True))
