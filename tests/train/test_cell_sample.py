@@ -65,7 +65,7 @@ def test_no_cell_of_the_labels_still_has_columns() -> None:
         CellSample([3], 5, seed=0).taken()
 
 
-def test_cells_of_an_image(tmp_path: Path) -> None:
+def reader_of(tmp_path: Path) -> GridReader:
     """The mean colour of 4 x 4 pixels is the feature, and the embedding is twice the feature."""
     root = catalogue.write_dataset(tmp_path / "data")
     info = BackboneInfo(
@@ -75,17 +75,45 @@ def test_cells_of_an_image(tmp_path: Path) -> None:
     network = SeenmaskZeroShotNetwork(Backbone(nn.AvgPool2d(4), info), dim=3).eval()
     with torch.no_grad():
         network.embedding_head.weight.copy_(2 * torch.eye(3)[:, :, None, None])
-    reader = GridReader(
+    return GridReader(
         network,
         FolderDataset(root=root, split="train"),
         catalogue.SPLIT,
         plain(preprocess_of(info, 64)),
         Progress(quiet=True),
     )
-    first, second = reader.read(["t0", "t5"], "cells")
+
+
+def test_cells_of_an_image(tmp_path: Path) -> None:
+    first, second = reader_of(tmp_path).read(["t0", "t5"], "cells")
     assert first.features.shape == (12 * 16, 3)
     assert first.labels.reshape(12, 16)[[0, 5, 6, 11], 3].tolist() == [1, 1, 0, 0]  # sky, grass
     grass = first.features[first.labels == 0].mean(axis=0)
     np.testing.assert_allclose(grass, catalogue.COLOURS_RGB["grass"], atol=2)
     np.testing.assert_allclose(first.embedding, 2 * first.features, rtol=1e-5)
     assert second.labels.reshape(12, 16)[[0, 11], 3].tolist() == [VOID, 0]  # rock is void
+
+
+def test_samples_of_one_pass_are_those_of_a_pass_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, passed = reader_of(tmp_path), []
+    pair = FolderDataset.pair
+
+    def counted(dataset: FolderDataset, image_id: str) -> object:
+        passed.append(image_id)
+        return pair(dataset, image_id)
+
+    monkeypatch.setattr(FolderDataset, "pair", counted)
+    some, every = (("t0", "t2", "t4"), 60), (("t0", "t1", "t2", "t3", "t4", "t6"), 90)
+    both = reader.seen_features([some, every], seed=3)
+    assert passed == list(every[0])
+    alone = [*reader.seen_features([some], seed=3), *reader.seen_features([every], seed=3)]
+    for ours, theirs, (_, most) in zip(both, alone, (some, every), strict=True):
+        for mine, other in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(mine, other)
+        labels, features = ours
+        assert np.bincount(labels).tolist() == [most // 3] * 3  # of train_seen, and no boat
+        assert (features.shape, features.dtype) == ((most, 3), np.float16)
+    other_seed = reader.seen_features([some], seed=4)
+    assert not np.array_equal(other_seed[0][1], both[0][1])

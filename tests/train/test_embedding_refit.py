@@ -12,7 +12,12 @@ from szn_train import cell_sample, embedding_refit
 from szn_train.backbones import Backbone, BackboneInfo
 from szn_train.cell_sample import GridReader
 from szn_train.datasets import FolderDataset, select
-from szn_train.embedding_refit import EmbeddingHead, fit_embedding, refit_embedding
+from szn_train.embedding_refit import (
+    EmbeddingHead,
+    fit_embedding,
+    most_cells,
+    refit_embedding,
+)
 from szn_train.model import SeenmaskZeroShotNetwork
 from szn_train.progress import Progress
 from szn_train.semantic import LabelSpace
@@ -186,17 +191,11 @@ def fitted(
     torch.manual_seed(1)
     network = SeenmaskZeroShotNetwork(Backbone(nn.AvgPool2d(4), INFO), dim=len(LABELS)).eval()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    head = fit_embedding(
-        network,
-        dataset,
-        catalogue.SPLIT,
-        SPACE,
-        ids=select(dataset, catalogue.SPLIT).embedding_ids if ids is None else ids,
-        transform=plain(preprocess_of(INFO, 64)),
-        scale=10.0,
-        seed=seed,
-        progress=Progress(quiet=True),
-    )
+    transform = plain(preprocess_of(INFO, 64))
+    grids = GridReader(network, dataset, catalogue.SPLIT, transform, Progress(quiet=True))
+    ids = select(dataset, catalogue.SPLIT).embedding_ids if ids is None else ids
+    (sample,) = grids.seen_features([(ids, most_cells(catalogue.SPLIT))], seed=seed)
+    head = fit_embedding(*sample, catalogue.SPLIT, SPACE, scale=10.0, seed=seed)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     return network, head
 

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from szn_train.backbones import Backbone, BackboneInfo
-from szn_train.cell_sample import Cells
+from szn_train.cell_sample import Cells, GridReader
 from szn_train.datasets import FolderDataset, select
 from szn_train.model import SeenmaskZeroShotNetwork
 from szn_train.progress import Progress
 from szn_train.seen_statistics import STATISTICS, fit_statistics
-from szn_train.seenmask_fit import _table, fit_seenmask
+from szn_train.seenmask_fit import MOST_CELLS, _table, fit_seenmask
 from szn_train.seenmask_regression import CellTable
 from szn_train.semantic import LabelSpace
 from szn_train.transforms import plain, preprocess_of
@@ -80,19 +80,19 @@ def test_a_network_on_images(tmp_path_factory: pytest.TempPathFactory) -> None:
     kept = set(chosen.embedding_ids)
 
     def fit() -> nn.Module:
+        transform = plain(preprocess_of(info, 64))
+        grids = GridReader(network, dataset, split, transform, Progress(quiet=True))
+        (sample,) = grids.seen_features([(chosen.seenmask_ids, MOST_CELLS)], seed=0)
         found = fit_seenmask(
-            network,
-            dataset,
+            *sample,
+            grids,
             split,
             space,
-            train_ids=chosen.seenmask_ids,
             taught_ids=[i for i in chosen.seenmask_ids if i not in kept],
             hold_ids=chosen.hold_ids,
-            transform=plain(preprocess_of(info, 64)),
             scale=10.0,
             drop=1.5,
             seed=0,
-            progress=Progress(quiet=True),
         )
         assert found.found > 0.95
         assert found.lost < 0.1

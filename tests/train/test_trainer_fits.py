@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from szn_runtime.errors import InputError, TrainingError
+from szn_train.backbones import Backbone
+from szn_train.cell_sample import GridReader
 from szn_train.cells import cell_labels
 from szn_train.checkpoint import load_checkpoint
 from szn_train.config import StepConfig, TrainConfig
 from szn_train.datasets import open_dataset
-from szn_train.embedding_refit import fit_embedding
+from szn_train.embedding_refit import fit_embedding, most_cells
 from szn_train.processes import Processes
 from szn_train.progress import Progress
 from szn_train.run import Run
@@ -40,11 +42,13 @@ def test_a_refit_is_of_the_images_of_train_seen_and_what_the_run_says(
     config, run = refitted
     network = whole[1].network  # has the same features
     dataset = open_dataset(config, Path(config.data), "train")
+    transform = plain(preprocess_of(network.backbone.info, config.long_side))
+    grids = GridReader(network, dataset, run.split, transform, Progress(quiet=True))
+    wanted = [(("t0", "t1", "t2", "t3", "t4", "t5"), most_cells(run.split))]
+    (sample,) = grids.seen_features(wanted, seed=config.seed)
     head = fit_embedding(
-        network, dataset, run.split, run.space, ids=("t0", "t1", "t2", "t3", "t4", "t5"),
-        transform=plain(preprocess_of(network.backbone.info, config.long_side)),
-        scale=config.similarity_scale, seed=config.seed, progress=Progress(quiet=True),
-    )  # fmt: skip
+        *sample, run.split, run.space, scale=config.similarity_scale, seed=config.seed
+    )
     found = weights(run)
     weight = found["embedding_head.weight"][:, :, 0, 0]
     np.testing.assert_allclose(weight, head.weight, atol=1e-6)
@@ -117,6 +121,31 @@ def test_a_seenmask_of_statistics_reads_the_refitted_head(
         assert torch.equal(ours[name], theirs[name]), name
     for name in ("embedding_head.weight", "seenmask_head.statistic_weight"):
         assert not torch.equal(ours[name], theirs[name])
+
+
+@pytest.mark.parametrize("refits", [False, True])
+def test_a_refit_costs_a_seenmask_of_statistics_no_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refits: bool
+) -> None:
+    """Those of train_unseen pass twice, all others once."""
+    frozen, forward = 0, Backbone.forward
+
+    def counted(backbone: Backbone, frames: Tensor) -> Tensor:
+        nonlocal frozen
+        frozen += 0 if backbone.training else len(frames)
+        return forward(backbone, frames)
+
+    monkeypatch.setattr(Backbone, "forward", counted)
+    step = StepConfig(epochs=1, batch_size=8)
+    config = catalogue.statistical_config(
+        tmp_path, weights="none", embedding_step=step, refit_embedding=refits
+    )
+    run = train(config, tmp_path / "run", progress=Progress(quiet=True))
+    selection = json.loads((run.folder / "selection.json").read_text())
+    known, held = selection["seenmask_images"], len(selection["hold"])
+    taught = known - selection["embedding_images"]
+    assert min(taught, held) > 0
+    assert frozen == known + taught + held
 
 
 def test_too_few_images_for_an_operating_point(tmp_path: Path) -> None:

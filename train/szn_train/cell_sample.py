@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from szn_train.model import SeenmaskZeroShotNetwork
 from szn_train.progress import Progress
 from szn_train.transforms import Transform
 
-__all__ = ["CellSample", "Cells", "GridReader", "affordable_cells"]
+__all__ = ["CellSample", "Cells", "GridReader"]
 
 _MOST_BYTES = 1 << 28  # of sampled features as float32
 
@@ -56,6 +57,7 @@ class GridReader:
     ) -> None:
         self._network, self._dataset, self._transform = network, dataset, transform
         self._lookup, self._progress = split.mask_lookup(), progress
+        self._seen = split.indices(split.train_seen)
         self._device = next(network.parameters()).device
 
     def read(self, ids: Sequence[str], what: str) -> Iterator[Cells]:
@@ -84,16 +86,39 @@ class GridReader:
                 yield Cells(features=rows[0], embedding=rows[1], labels=labels.ravel())
                 task.advance()
 
+    def seen_features(
+        self, wanted: Sequence[tuple[Sequence[str], int]], *, seed: int
+    ) -> list[tuple[NDArray[np.uint8], NDArray[np.float16]]]:
+        """Samples of cells of train_seen, for which no image passes the network twice.
 
-def affordable_cells(most: int, *, channels: int, labels: int) -> int:
-    """Cells of each label, 1 or more, of which a sample of features stays bounded.
+        Each takes 128 MiB at most, all of them two to four times that while images are read.
 
-    Args:
-        most: Cells of all labels together; fewer if their features as float32 were over 256 MiB.
-        channels: Of the features.
-        labels: How many there are.
-    """
-    return max(1, min(most, _MOST_BYTES // (4 * channels)) // labels)
+        Args:
+            wanted: Of each sample its images, in an order that all samples share, and about how
+                many cells it has at most: fewer if their features took more memory.
+            seed: Of each sample, which does not depend on the others.
+
+        Returns:
+            Of each sample labels (P,) in increasing order and features (P, C).
+
+        Raises:
+            InputError: If there is no image, or one cannot be read.
+            TrainingError: If there is too little memory.
+        """
+        channels = self._network.backbone.info.channels
+        quotas = [_affordable(most, channels) // len(self._seen) for _, most in wanted]
+        samples = [
+            (set(ids), CellSample(self._seen, max(1, quota), seed))
+            for (ids, _), quota in zip(wanted, quotas, strict=True)
+        ]
+        longest_first = sorted((ids for ids, _ in wanted), key=len, reverse=True)
+        every = tuple(dict.fromkeys(chain.from_iterable(longest_first)))
+        for image_id, cells in zip(every, self.read(every, "cells of train_seen"), strict=True):
+            for ids, sample in samples:
+                if image_id in ids:
+                    sample.add(cells.labels, cells.features.astype(np.float16))
+        found = [sample.taken() for _, sample in samples]
+        return [(found_labels, features) for found_labels, (features,) in found]
 
 
 class CellSample:
@@ -157,3 +182,8 @@ class CellSample:
 def _joined(parts: Sequence[tuple[Array, ...]]) -> tuple[Array, ...]:
     """Columns of the parts' rows."""
     return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+
+
+def _affordable(most: int, channels: int) -> int:
+    """Cells of which the features as float32 take 256 MiB at most."""
+    return min(most, _MOST_BYTES // (4 * channels))

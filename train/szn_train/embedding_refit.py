@@ -9,7 +9,6 @@ less of others; what a single head knows of those depends on its sample, the mea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,16 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from szn_runtime.errors import InputError, TrainingError
-from szn_train.cell_sample import CellSample, GridReader, affordable_cells
 from szn_train.classes import ClassSplit
-from szn_train.datasets import Dataset
 from szn_train.memory import memory_for
-from szn_train.model import SeenmaskZeroShotNetwork
-from szn_train.progress import Progress
 from szn_train.semantic import LabelSpace
-from szn_train.transforms import Transform
 
-__all__ = ["EmbeddingHead", "fit_embedding", "refit_embedding"]
+__all__ = ["EmbeddingHead", "fit_embedding", "most_cells", "refit_embedding"]
 
 _HEADS = 10
 _CELLS_PER_LABEL = 300
@@ -65,50 +59,35 @@ class EmbeddingHead:
         })  # fmt: skip
 
 
+def most_cells(split: ClassSplit) -> int:
+    """Cells of train_seen that all heads together can take."""
+    return _HEADS * _CELLS_PER_LABEL * len(split.train_seen)
+
+
 def fit_embedding(
-    network: SeenmaskZeroShotNetwork,
-    dataset: Dataset,
+    labels: NDArray[np.uint8],
+    features: NDArray[np.floating],
     split: ClassSplit,
     space: LabelSpace,
     *,
-    ids: Sequence[str],
-    transform: Transform,
     scale: float,
     seed: int,
-    progress: Progress,
 ) -> EmbeddingHead:
-    """Fit an embedding head on a trained network, which is not changed.
-
-    The images pass the network once. Beside it the sample of features takes 128 MiB of memory as
-    float16 at most, two to four times that while images are read; a head's cells as float32 come to
-    it with twice 256 MiB at most.
+    """Fit an embedding head on cells of a frozen network (`GridReader.seen_features`).
 
     Args:
-        network: In evaluation mode, on the device that computes.
-        dataset: Where the images come from.
-        split: Its classes.
+        labels: (P,) of cells of train_seen, in images that train the embedding.
+        features: (P, C) of them. Beside these, a head's cells as float32 take twice 256 MiB at
+            most.
+        split: The classes.
         space: Their embeddings.
-        ids: Images for training; cells of train_seen count.
-        transform: Without augmentation.
         scale: Factor on cosines, as in training.
-        seed: Of the sample and of the heads.
-        progress: Where bars go.
+        seed: Of the heads.
 
     Raises:
-        TrainingError: If no cell shows a label of train_seen, or there is too little memory.
-        InputError: If an image cannot be read.
+        TrainingError: If there is no cell, or too little memory.
     """
     seen = split.indices(split.train_seen)  # in increasing order
-    most = affordable_cells(
-        _HEADS * _CELLS_PER_LABEL * len(seen),
-        channels=network.backbone.info.channels,
-        labels=len(seen),
-    )
-    sample = CellSample(seen, most, seed)
-    grids = GridReader(network, dataset, split, transform, progress)
-    for cells in grids.read(ids, "embedding: balanced cells"):
-        sample.add(cells.labels, cells.features.astype(np.float16))
-    labels, (features,) = sample.taken()
     if not len(labels):
         raise TrainingError(
             "no cell of the grid shows a class of train_seen", fix="give --no-refit-embedding"

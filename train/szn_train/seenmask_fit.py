@@ -18,86 +18,74 @@ import numpy as np
 from numpy.typing import NDArray
 
 from szn_runtime.errors import TrainingError
-from szn_train.cell_sample import Cells, CellSample, GridReader, affordable_cells
+from szn_train.cell_sample import Cells, CellSample, GridReader
 from szn_train.classes import VOID, ClassSplit
-from szn_train.datasets import Dataset
 from szn_train.memory import memory_for
-from szn_train.model import SeenmaskZeroShotNetwork
-from szn_train.progress import Progress
 from szn_train.seen_statistics import COMPONENTS, SeenStatistics, fit_statistics
 from szn_train.seenmask_regression import LINEAR_INSTEAD, CellTable, SeenmaskFit, fit_table
 from szn_train.semantic import LabelSpace
-from szn_train.transforms import Transform
 
-__all__ = ["fit_seenmask"]
+__all__ = ["MOST_CELLS", "fit_seenmask"]
 
-_MOST_CELLS = 40_000
+MOST_CELLS = 40_000
+"""Of train_seen that the statistics are fitted on."""
 _MOST_UNSEEN = 200_000
 """Cells of each label of train_unseen in training images; more are a sample."""
 
 
 def fit_seenmask(
-    network: SeenmaskZeroShotNetwork,
-    dataset: Dataset,
+    labels: NDArray[np.uint8],
+    features: NDArray[np.floating],
+    grids: GridReader,
     split: ClassSplit,
     space: LabelSpace,
     *,
-    train_ids: Sequence[str],
     taught_ids: Sequence[str],
     hold_ids: Sequence[str],
-    transform: Transform,
     scale: float,
     drop: float,
     seed: int,
-    progress: Progress,
 ) -> SeenmaskFit:
     """Fit a seenmask on a trained network, which is not changed.
 
-    Training and held-out images pass the network once, those of train_unseen for training twice.
+    The held-out images pass the network once. So do those of train_unseen, which have passed for
+    the seen cells as well: the statistics come of all of those, and cells without statistics would
+    have to be kept with all their features.
 
-    Beside the network memory is bounded. The sample of seen features takes 128 MiB as float16, two
-    to four times that while images are read. Fitting the statistics to it takes twice 256 MiB
-    more at first; then once and, of C channels, about 45 C^2 bytes for their covariance, its
-    eigenvectors in float64 and the solver: 0.75 GB with VGG16's 4096, 75 MB with EfficientNet-
-    Lite0's 1280. Other cells are about 60 bytes each: at most 200,000 of each label of
-    train_unseen, about twice as many while images are read, and all of the held-out images, whose
-    number `hold_out` bounds.
+    Beside network and seen cells memory is bounded. Fitting the statistics takes twice 256 MiB at
+    first; then once and, of C channels, about 45 C^2 bytes for their covariance, its eigenvectors
+    in float64 and the solver: 0.75 GB with VGG16's 4096, 75 MB with EfficientNet-Lite0's 1280.
+    Other cells are about 60 bytes each: at most 200,000 of each label of train_unseen, about twice
+    as many while images are read, and all of the held-out images, whose number `hold_out` bounds.
 
     Args:
-        network: In evaluation mode, on the device that computes.
-        dataset: Where the images come from.
-        split: Its classes.
+        labels: (P,) of cells of train_seen, in images for training (`GridReader.seen_features`).
+        features: (P, C) of them.
+        grids: Of the network.
+        split: The classes.
         space: Their embeddings.
-        train_ids: Images for training, without a class of U.
-        taught_ids: Those of them that show train_unseen.
-        hold_ids: Images without a class of U that it was not trained on.
-        transform: Without augmentation.
+        taught_ids: Images for training that show train_unseen and no class of U.
+        hold_ids: Images without a class of U that the network was not trained on.
         scale: Factor on cosines, as in training.
         drop: Points of train_seen mIoU that the operating point may cost.
-        seed: Of the sample.
-        progress: Where bars go.
+        seed: Of the sample of train_unseen.
 
     Raises:
         TrainingError: If there are too few cells or too little memory.
         InputError: If an image cannot be read.
     """
-    grids = GridReader(network, dataset, split, transform, progress)
-    seen_labels = space.unit[split.indices(split.train_seen)]
-    channels = network.backbone.info.channels
-    quota = affordable_cells(_MOST_CELLS, channels=channels, labels=len(seen_labels))
-    sample = CellSample(split.indices(split.train_seen), quota, seed)
-    for cells in grids.read(train_ids, "seenmask: what is known"):
-        sample.add(cells.labels, cells.features.astype(np.float16))
-    labels, (features,) = sample.taken()
-    del sample
+    unseen, seen = split.indices(split.train_unseen), split.indices(split.train_seen)
+    seen_labels = space.unit[seen]
     if not len(labels):
         raise TrainingError("no cell of the grid shows a class of train_seen", fix=LINEAR_INSTEAD)
     with memory_for("the statistics of the seenmask"):
         statistics = fit_statistics(
-            features, labels, seen_labels, scale=scale, components=min(COMPONENTS, channels)
+            features,
+            labels,
+            seen_labels,
+            scale=scale,
+            components=min(COMPONENTS, features.shape[1]),
         )
-    del features, labels
-    unseen, seen = split.indices(split.train_unseen), split.indices(split.train_seen)
     tables = [
         _table(grids.read(ids, f"seenmask: {what}"), statistics, seen_labels, wanted, most, seed)
         for ids, what, wanted, most in (

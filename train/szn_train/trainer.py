@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from szn_runtime.errors import TrainingError
 from szn_train.batches import Batches
+from szn_train.cell_sample import GridReader
 from szn_train.checkpoint import load_checkpoint, save_label_space, save_weights, write_json
 from szn_train.classes import ClassSplit
 from szn_train.config import StepConfig, TrainConfig
 from szn_train.datasets import Dataset, Selection, open_dataset, select
 from szn_train.datasets.selection import check_held
-from szn_train.embedding_refit import fit_embedding
+from szn_train.embedding_refit import fit_embedding, most_cells
 from szn_train.history import History
 from szn_train.label_words import words_of
 from szn_train.model import SeenmaskZeroShotNetwork
@@ -29,7 +30,7 @@ from szn_train.pretrained import load_pretrained
 from szn_train.processes import Processes
 from szn_train.progress import Progress
 from szn_train.run import Run, build_network, class_split, open_run, saved_label_space
-from szn_train.seenmask_fit import fit_seenmask
+from szn_train.seenmask_fit import MOST_CELLS, fit_seenmask
 from szn_train.semantic import LabelSpace, label_space
 from szn_train.step import TrainingStep
 from szn_train.transforms import Transform, augmented, plain, preprocess_of
@@ -127,11 +128,8 @@ def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool
         )
         exposed = selection.seenmask_ids if config.exposure else selection.embedding_ids
         steps.embedding(exposed, space)
-        if config.refit_embedding:
-            steps.refit(selection, space)
-        if fits:
-            steps.fit(selection, space)
-        elif trains:
+        steps.fit(selection, space)
+        if trains:
             steps.seenmask(selection.seenmask_ids, selection.pixels)
     if processes.is_main:
         save_weights(folder / "model.safetensors", network.state_dict())
@@ -170,50 +168,47 @@ class _Steps:
         score = self.validation.embedding if self.validation else None
         self._run(step, self.config.embedding_step, ids, objective, score)
 
-    def refit(self, selection: Selection, space: LabelSpace) -> None:
-        """Embedding head anew on the frozen FCN; the first process fits it for all of them."""
-        checkpoint = self.history.checkpoint
-        if checkpoint and checkpoint["step"] != "embedding":
-            return  # a later step's checkpoint holds it
-        config, network = self.config, self.network.eval()
-        if self.processes.is_main:
-            head = fit_embedding(
-                network,
-                self.dataset,
-                self.split,
-                space,
-                ids=selection.embedding_ids,
-                transform=self._unaugmented(),
-                scale=config.similarity_scale,
-                seed=config.seed,
-                progress=self.progress,
-            )
-            head.load_into(network.embedding_head)
-            self.progress.line("embedding: head fitted anew on balanced cells")
-        self.processes.broadcast(network.embedding_head)
-
     def fit(self, selection: Selection, space: LabelSpace) -> None:
-        """Seenmask of statistics; the first process fits it, and only that one has it then."""
-        if not self.processes.is_main:
-            return
-        config, network = self.config, self.network.eval()
-        kept = set(selection.embedding_ids)
-        found = fit_seenmask(
-            network,
-            self.dataset,
-            self.split,
-            space,
-            train_ids=selection.seenmask_ids,
-            taught_ids=[i for i in selection.seenmask_ids if i not in kept],
-            hold_ids=selection.hold_ids,
-            transform=self._unaugmented(),
-            scale=config.similarity_scale,
-            drop=config.seenmask_drop,
-            seed=config.seed,
-            progress=self.progress,
-        )
-        network.seenmask_head = found.head.to(self.processes.device)
-        self.progress.line(found.line())
+        """Embedding head anew and a seenmask of statistics on the frozen FCN, as configured.
+
+        The first process fits, and only that one has the seenmask then.
+        """
+        config, network, split = self.config, self.network.eval(), self.split
+        checkpoint = self.history.checkpoint
+        # a later step's checkpoint holds the refitted head
+        refits = config.refit_embedding and (not checkpoint or checkpoint["step"] == "embedding")
+        if self.processes.is_main and (refits or config.fits_seenmask):
+            grids = GridReader(network, self.dataset, split, self._unaugmented(), self.progress)
+            wanted = [(selection.embedding_ids, most_cells(split))] if refits else []
+            wanted += [(selection.seenmask_ids, MOST_CELLS)] if config.fits_seenmask else []
+            cells = grids.seen_features(wanted, seed=config.seed)
+            if refits:
+                head = fit_embedding(
+                    *cells.pop(0),
+                    split,
+                    space,
+                    scale=config.similarity_scale,
+                    seed=config.seed,
+                )
+                head.load_into(network.embedding_head)
+                self.progress.line("embedding: head fitted anew on balanced cells")
+            if config.fits_seenmask:
+                kept = set(selection.embedding_ids)
+                found = fit_seenmask(
+                    *cells.pop(),
+                    grids,
+                    split,
+                    space,
+                    taught_ids=[i for i in selection.seenmask_ids if i not in kept],
+                    hold_ids=selection.hold_ids,
+                    scale=config.similarity_scale,
+                    drop=config.seenmask_drop,
+                    seed=config.seed,
+                )
+                network.seenmask_head = found.head.to(self.processes.device)
+                self.progress.line(found.line())
+        if refits:
+            self.processes.broadcast(network.embedding_head)
 
     def seenmask(self, ids: tuple[str, ...], pixels: NDArray[np.int64]) -> None:
         """Seenmask head on the frozen FCN and some images; `pixels` a label balance the loss."""
