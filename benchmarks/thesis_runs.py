@@ -95,7 +95,7 @@ class Runs:
     def folder(self, variant: str) -> Path:
         """Run folder of a variant."""
         # what a linear seenmask does not know of makes no other run, nor do later keys that are off
-        others = {"data", "seenmask", "hold_share", "seenmask_drop"}
+        others = {"data", "seenmask", "hold_share", "seenmask_drop", "workers"}
         values = {k: v for k, v in self.config(variant).to_dict().items() if k not in others}
         for key in ("label_words", "refit_embedding"):
             if not values[key]:

@@ -201,8 +201,9 @@ def _manifest(run: Run, name: str, opset: int) -> Manifest:
 
 
 def _training_facts(run: Run) -> dict[str, Any]:
-    """The configuration, without where the data lay on the machine that trained."""
+    """The configuration, without what it says of the machine that trained."""
     facts = run.config.to_dict()
+    del facts["workers"]
     facts["data"] = Path(run.config.data).name
     facts["embeddings"] = Path(run.config.embeddings).name
     facts["weights"] = Path(run.config.weights).name

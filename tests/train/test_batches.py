@@ -1,24 +1,45 @@
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from szn_runtime.errors import InputError
-from szn_train.batches import Batches
+from szn_runtime.errors import InputError, TrainingError
+from szn_train.backbones import BackboneInfo
+from szn_train.batches import Batches, Drawn
 from szn_train.classes import VOID
 from szn_train.datasets import FolderDataset
-from szn_train.transforms import Transform
+from szn_train.transforms import augmented, plain, preprocess_of
 from tests.train import catalogue
 
 
-def as_it_is() -> Transform:
+def as_it_is(image: NDArray[np.uint8], target: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
     """Pixels and labels without preprocessing."""
-    return lambda image, target: (
-        torch.from_numpy(image).permute(2, 0, 1).float(),
-        torch.from_numpy(target).long(),
-    )
+    return torch.from_numpy(image).permute(2, 0, 1).float(), torch.from_numpy(target).long()
+
+
+def noisy(image: NDArray[np.uint8], target: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+    """Random numbers in the place of pixels."""
+    return torch.rand(3, *target.shape), torch.from_numpy(target).long()
+
+
+def killed(image: NDArray[np.uint8], target: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+    """The system ends a worker that takes more memory than there is."""
+    if multiprocessing.parent_process() is not None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return as_it_is(image, target)
+
+
+def drawn(*positions: int) -> list[Drawn]:
+    """An order with seeds of its own."""
+    return [Drawn(position, 100 + position) for position in positions]
 
 
 @pytest.fixture
@@ -33,20 +54,18 @@ def dataset(tmp_path: Path) -> FolderDataset:
 
 
 def batches_of(dataset: FolderDataset, batch_size: int) -> Batches:
-    return Batches(
-        dataset, catalogue.SPLIT, dataset.ids, transform=as_it_is(), batch_size=batch_size
-    )
+    return Batches(dataset, catalogue.SPLIT, dataset.ids, transform=as_it_is, batch_size=batch_size)
 
 
 @pytest.mark.parametrize(("batch_size", "sizes"), [(1, [1] * 5), (2, [2, 2, 1]), (9, [5])])
 def test_every_image_comes_once(dataset: FolderDataset, batch_size: int, sizes: list[int]) -> None:
     batches = batches_of(dataset, batch_size)
     assert len(batches) == len(sizes)
-    drawn = list(batches)
-    assert [len(frames) for frames, _ in drawn] == sizes
-    assert [len(target) for _, target in drawn] == sizes
+    found = list(batches)
+    assert [len(frames) for frames, _ in found] == sizes
+    assert [len(target) for _, target in found] == sizes
     # images differ in size, so their number of labelled pixels tells them apart
-    labelled = sorted(int((t != VOID).sum()) for _, target in drawn for t in target)
+    labelled = sorted(int((t != VOID).sum()) for _, target in found for t in target)
     assert labelled == sorted((8 + 2 * n) // 2 * (20 - 2 * n) for n in range(5))
 
 
@@ -90,7 +109,7 @@ def test_the_order_is_new_each_time_and_torchs(dataset: FolderDataset) -> None:
 
 def test_an_order_can_be_drawn_from_any_batch_on(dataset: FolderDataset) -> None:
     batches = batches_of(dataset, 2)
-    order = [3, 0, 4, 1, 2]
+    order = drawn(3, 0, 4, 1, 2)
     whole = list(batches.draw(order))
     for first in range(4):
         rest = list(batches.draw(order, first))
@@ -103,17 +122,17 @@ def test_an_order_can_be_drawn_from_any_batch_on(dataset: FolderDataset) -> None
 def test_processes_share_every_image_of_an_order(
     dataset: FolderDataset, processes: int, batch_size: int
 ) -> None:
-    order = [3, 0, 4, 1, 2]
+    order = drawn(3, 0, 4, 1, 2)
     sizes, counts = [], []
     for rank in range(processes):
         batches = Batches(
-            dataset, catalogue.SPLIT, dataset.ids, transform=as_it_is(), batch_size=batch_size,
+            dataset, catalogue.SPLIT, dataset.ids, transform=as_it_is, batch_size=batch_size,
             rank=rank, processes=processes,
         )  # fmt: skip
-        drawn = list(batches.draw(order))
-        assert len(drawn) == len(batches)
-        counts.append(len(drawn))
-        for frames, target in drawn:
+        found = list(batches.draw(order))
+        assert len(found) == len(batches)
+        counts.append(len(found))
+        for frames, target in found:
             assert len(frames) <= batch_size
             sizes += [int((t != VOID).sum()) for t in target]
     assert len(set(counts)) == 1  # none waits for another
@@ -129,3 +148,111 @@ def test_bad_data_is_found_when_it_is_read(dataset: FolderDataset) -> None:
     (dataset.root / "masks" / "i3.png").unlink()
     with pytest.raises(InputError, match=r"mask .*i3\.png is missing"):
         list(batches_of(dataset, 2))
+
+
+# random numbers ---------------------------------------------------------------------------------
+
+
+def test_the_augmentation_of_an_image_is_its_seeds(dataset: FolderDataset) -> None:
+    batches = Batches(dataset, catalogue.SPLIT, dataset.ids, transform=noisy, batch_size=1)
+    order = drawn(3, 0, 4)
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    alone = [frames for frames, _ in batches.draw(order)]
+    assert torch.equal(torch.get_rng_state(), state)  # whoever draws next does not notice
+    torch.manual_seed(2)  # as dropout may have left it
+    assert torch.equal(next(batches.draw(order, 2))[0], alone[2])
+    (other, _) = next(batches.draw([Drawn(3, seed=7)]))
+    assert other.shape == alone[0].shape
+    assert not torch.equal(other, alone[0])
+    # two processes augment as one does
+    pair = Batches(
+        dataset, catalogue.SPLIT, dataset.ids, transform=noisy, batch_size=1, rank=1, processes=2
+    )
+    assert torch.equal(next(pair.draw(order))[0], alone[1])
+
+
+def test_an_order_has_new_seeds_each_time_that_are_torchs(dataset: FolderDataset) -> None:
+    batches = batches_of(dataset, 1)
+    torch.manual_seed(7)
+    first, second = batches.order(), batches.order()
+    torch.manual_seed(7)
+    assert batches.order() == first
+    seeds = {each.seed for each in (*first, *second)}
+    assert len(seeds) == 10
+    assert all(0 <= seed < 2**32 for seed in seeds)
+
+
+# workers ----------------------------------------------------------------------------------------
+
+INFO = BackboneInfo(
+    name="tiny", channels=1, stride=32, node_offset=15.5, multiple=32, mean=(123.0,) * 3,
+    std=(58.0,) * 3,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("workers", "rank", "processes", "sizes"), [(2, 0, 1, [2, 2, 1]), (1, 1, 2, [2, 1])]
+)
+def test_workers_prepare_what_the_training_process_would(
+    dataset: FolderDataset, workers: int, rank: int, processes: int, sizes: list[int]
+) -> None:
+    preprocess = preprocess_of(INFO, 64)
+    transform = plain(preprocess) if rank else augmented(preprocess, (32, 64))
+    both = [
+        Batches(
+            dataset,
+            catalogue.SPLIT,
+            dataset.ids,
+            transform=transform,
+            batch_size=2,
+            rank=rank,
+            processes=processes,
+            workers=count,
+        )
+        for count in (0, workers)
+    ]
+    found, states = [], []
+    for batches in both:
+        torch.manual_seed(3)
+        with batches:
+            epochs = [list(batches), list(batches)]
+            order = batches.order()
+            next(batches.draw(order))  # broken off
+            epochs.append(list(batches.draw(order, 1)))
+        found.append(epochs)
+        states.append(torch.get_rng_state())
+    assert torch.equal(states[0], states[1])
+    assert multiprocessing.active_children() == []
+    for one, other in zip(*found, strict=True):
+        for (frames, target), (theirs, labels) in zip(one, other, strict=True):
+            assert torch.equal(frames, theirs)
+            assert torch.equal(target, labels)
+            assert theirs.is_contiguous(memory_format=torch.channels_last)
+    assert [len(frames) for frames, _ in found[1][0]] == sizes
+    if rank:  # no image was left for it
+        assert all((epoch[-1][1] == VOID).all() for epoch in found[1])
+
+
+def test_an_error_of_a_worker_is_the_one_line_that_it_is_without(dataset: FolderDataset) -> None:
+    (dataset.root / "masks" / "i3.png").unlink()
+    with (
+        pytest.raises(InputError, match=r"^mask [^ ]*i3\.png is missing$"),
+        Batches(
+            dataset, catalogue.SPLIT, dataset.ids, transform=as_it_is, batch_size=2, workers=1
+        ) as batches,
+    ):
+        list(batches)
+    assert multiprocessing.active_children() == []
+
+
+def test_a_worker_that_is_killed_ends_the_run_with_one_line(dataset: FolderDataset) -> None:
+    expected = "^a process that prepares batches ended unexpectedly, as for want of memory; give f"
+    with (
+        pytest.raises(TrainingError, match=expected),
+        Batches(
+            dataset, catalogue.SPLIT, dataset.ids, transform=killed, batch_size=2, workers=1
+        ) as batches,
+    ):
+        list(batches)
+    assert multiprocessing.active_children() == []

@@ -11,7 +11,7 @@ from szn_runtime._command import Command, require_extra
 from szn_runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from szn_train.config import TrainConfig
+    from szn_train.config import TrainConfig, Workers
     from szn_train.evaluate import Evaluation
 
 __all__ = ["eval_main", "train_main"]
@@ -22,6 +22,16 @@ def _names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[st
     if value is None:
         return None
     return tuple(name.strip() for name in value.split(",") if name.strip())
+
+
+def _workers(_: click.Context, __: click.Parameter, value: str | None) -> Workers | None:
+    """A number, or "auto"; the configuration refuses negative ones."""
+    if value is None or value == "auto":
+        return value  # type: ignore[return-value]  # a narrowed text is no Literal for mypy
+    try:
+        return int(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither auto nor a whole number") from None
 
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -96,6 +106,12 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
     type=click.Choice(["fp32", "bf16", "fp16"]),
     help="bf16, or fp16 on GPUs, is mixed precision.  [default: fp32]",
 )
+@click.option(
+    "--workers",
+    callback=_workers,
+    metavar="N",
+    help="Processes that prepare batches, with --resume too.  [default: auto, some on GPUs]",
+)
 @click.option("--early-stop", type=int, help="Epochs without a better score; 0 trains all.")
 @click.option("--learning-rate", type=float, help="Of the embedding step.")
 @click.option(
@@ -148,6 +164,7 @@ def train_main(
     if resume:
         if random_train_unseen is not None:
             given["random_train_unseen"] = random_train_unseen
+        machine = {key: given.pop(key) for key in ("workers",) if key in given}
         if given or preset or data:
             raise UsageError(
                 "--resume goes on with the run's own configuration",
@@ -155,9 +172,12 @@ def train_main(
                 or ("--preset" if preset else "--data"),
                 fix="give --resume and --out only",
             )
+        from dataclasses import replace
+
         from szn_train.run import saved_config
 
         config, _ = saved_config(out)
+        config = replace(config, **machine)
     else:
         config = _config(data, preset, given)
         config = _with_random_train_unseen(config, random_train_unseen, given, quiet)

@@ -14,7 +14,9 @@ from szn_runtime.errors import UsageError
 from szn_train.label_words import LabelWords, is_label_words, pairs_of
 from szn_train.protocol import PROTOCOLS, Protocol, protocol_defaults, under_protocol
 
-__all__ = ["StepConfig", "TrainConfig", "load_preset", "load_presets", "preset_names"]
+__all__ = ["StepConfig", "TrainConfig", "Workers", "load_preset", "load_presets", "preset_names"]
+
+Workers = int | Literal["auto"]
 
 _STEPS = ("embedding_step", "seenmask_step")
 _TABLES = (*_STEPS, "label_words")
@@ -133,6 +135,8 @@ class TrainConfig:
         embedding_step: FCN and embedding head.
         seenmask_step: Linear seenmask head.
         precision: "fp32"; "bf16" or, on GPUs, "fp16" for mixed precision.
+        workers: Processes that prepare batches for each that trains; 0 is none, "auto" as many as
+            `szn_train.workers.worker_count` finds. They change no result.
         seed: Of every random choice.
     """
 
@@ -171,6 +175,7 @@ class TrainConfig:
         default_factory=lambda: StepConfig(epochs=10, learning_rate=1e-3)
     )
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    workers: Workers = "auto"
     seed: int = 1337
 
     def __post_init__(self) -> None:
@@ -341,6 +346,10 @@ _TYPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "tuple[int, int]": (
         "a list of two integers",
         lambda value: isinstance(value, tuple) and len(value) == 2 and all(map(_is_int, value)),
+    ),
+    "Workers": (
+        "auto, or an integer of 0 or more",
+        lambda value: value == "auto" or (_is_int(value) and value >= 0),
     ),
     "LabelWords": ("a table of lists of words", is_label_words),
     "StepConfig": ("a table", lambda value: isinstance(value, StepConfig)),

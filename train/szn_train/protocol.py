@@ -16,9 +16,9 @@ PROTOCOLS: tuple[Protocol, ...] = ("modern", "thesis")
 
 _NO_RECIPE = {
     *("data", "dataset", "drop_void", "train_split", "val_split"),
-    *("void", "train_unseen", "unseen", "embeddings", "dim", "label_words", "seed"),
+    *("void", "train_unseen", "unseen", "embeddings", "dim", "label_words", "seed", "workers"),
 }
-"""What a configuration says of data and labels, whatever trains on them."""
+"""What a configuration says of data, labels and the machine, whatever trains on them."""
 
 _THESIS: Mapping[str, Any] = {
     "backbone": "vgg16",

@@ -222,6 +222,10 @@ class TrainingStep:
             "images_per_s": speed,
         }
 
+    def _placed(self, tensor: Tensor) -> Tensor:
+        """On the device; pinned memory is copied while the CPU goes on."""
+        return tensor.to(self._processes.device, non_blocking=tensor.is_pinned())
+
     def _is_due(self, batches: int, length: int) -> bool:
         """Whether a checkpoint is written after some batches of an epoch."""
         every = self._config.checkpoint_every * self._config.accumulation
@@ -247,7 +251,7 @@ class TrainingStep:
             last = target is group[-1][1]
             context = nullcontext() if last else processes.unsynced(self._shared)
             with context, memory_for(f"{size} in step {self._name!r}"):
-                value = loss(frames.to(processes.device), target.to(processes.device))
+                value = loss(self._placed(frames), self._placed(target))
                 summed, count = processes.total(value.item() * len(frames), len(frames))
                 if not math.isfinite(summed):  # all processes see it, and none waits for another
                     raise TrainingError(

@@ -35,6 +35,7 @@ from szn_train.semantic import LabelSpace, label_space
 from szn_train.step import TrainingStep
 from szn_train.transforms import Transform, augmented, plain, preprocess_of
 from szn_train.validation import Validation
+from szn_train.workers import worker_count
 
 __all__ = ["train"]
 
@@ -67,6 +68,12 @@ def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool
         progress = Progress(quiet=True)
     if processes.count > 1:
         progress.line(f"{processes.count} processes, this one on {processes.device}")
+    workers = worker_count(
+        config.workers,
+        device=processes.device.type,
+        processes=processes.count,
+        progress=progress,
+    )
     dataset = open_dataset(config, Path(config.data), config.train_split)
     split = class_split(config, dataset.class_names)
     if config.embeddings == "one-hot":
@@ -125,6 +132,7 @@ def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool
             history=history,
             progress=progress,
             validation=validation,
+            workers=workers,
         )
         exposed = selection.seenmask_ids if config.exposure else selection.embedding_ids
         steps.embedding(exposed, space)
@@ -149,6 +157,7 @@ class _Steps:
     history: History
     progress: Progress
     validation: Validation | None
+    workers: int
 
     def embedding(self, ids: tuple[str, ...], space: LabelSpace) -> None:
         """FCN and embedding head on some images."""
@@ -257,7 +266,7 @@ class _Steps:
         if settings.augment:
             preprocess = preprocess_of(self.network.backbone.info, config.long_side)
             transform = augmented(preprocess, config.crop_hw, resize=config.resize)
-        batches = Batches(
+        with Batches(
             self.dataset,
             self.split,
             ids,
@@ -265,15 +274,17 @@ class _Steps:
             batch_size=settings.batch_size,
             rank=self.processes.rank,
             processes=self.processes.count,
-        )
-        step.run(
-            batches,
-            objective.loss,
-            self.history,
-            self.progress,
-            weight=objective.weight,
-            score=score,
-        )
+            workers=self.workers,
+            pinned=self.processes.device.type == "cuda",
+        ) as batches:
+            step.run(
+                batches,
+                objective.loss,
+                self.history,
+                self.progress,
+                weight=objective.weight,
+                score=score,
+            )
 
 
 def _plain(config: TrainConfig) -> dict[str, Any]:
@@ -297,6 +308,7 @@ def _checkpoint(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any] | None
     was, is_now = dict(state.get("config", {})), dict(facts["config"])
     for values in (was, is_now):
         values.pop("data", None)  # a data set may move
+        values.pop("workers", None)  # and where batches are prepared changes none
     odd = next((key for key in is_now if key in was and was[key] != is_now[key]), None)
     if odd is not None:
         raise TrainingError(

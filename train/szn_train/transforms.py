@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ __all__ = ["Transform", "augmented", "layout_of", "plain", "preprocess_of"]
 
 Transform = Callable[[NDArray[np.uint8], NDArray[np.uint8]], tuple[Tensor, Tensor]]
 """Image (H, W, 3) BGR and label indices (H, W) to a frame (3, H', W') float32 and a target
-(H', W') int64."""
+(H', W') int64. It is pickled where other processes prepare batches."""
 
 
 def preprocess_of(info: BackboneInfo, long_side: int) -> Preprocess:
@@ -41,66 +42,34 @@ def layout_of(frame_hw: tuple[int, int], preprocess: Preprocess, *, resize: bool
 
 def plain(preprocess: Preprocess, *, resize: bool = True) -> Transform:
     """The runtime's preprocessing: whole frame, padded right and bottom; the mask with void."""
+    return _Plain(preprocess=preprocess, resize=resize)
 
-    def transform(image: NDArray[np.uint8], target: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-        layout = layout_of((image.shape[0], image.shape[1]), preprocess, resize=resize)
+
+def augmented(
+    preprocess: Preprocess, crop_hw: tuple[int, int], *, resize: bool = True
+) -> Transform:
+    """Random scale, crop, flip and colour: `szn_train.augmentation.Augmentation`."""
+    from szn_train.augmentation import Augmentation  # torchvision takes long to import
+
+    return Augmentation(preprocess, crop_hw, resize=resize)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plain:
+    """What `plain` gives; an object, because it goes to the processes that prepare batches."""
+
+    preprocess: Preprocess
+    resize: bool
+
+    def __call__(
+        self, image: NDArray[np.uint8], target: NDArray[np.uint8]
+    ) -> tuple[Tensor, Tensor]:
+        layout = layout_of((image.shape[0], image.shape[1]), self.preprocess, resize=self.resize)
         frame = np.empty((3, *layout.padded_hw), dtype=np.float32)
-        normalise_into(image, layout, preprocess, frame)
+        normalise_into(image, layout, self.preprocess, frame)
         height, width = layout.resized_hw
         padded = np.full(layout.padded_hw, VOID, dtype=np.uint8)
         padded[:height, :width] = cv2.resize(
             target, (width, height), interpolation=cv2.INTER_NEAREST_EXACT
         )
         return torch.from_numpy(frame), torch.from_numpy(padded).long()
-
-    return transform
-
-
-def augmented(
-    preprocess: Preprocess, crop_hw: tuple[int, int], *, resize: bool = True
-) -> Transform:
-    """Random scale of 0.75 to 1.5 times the nominal size, crop, flip and colour.
-
-    Randomness comes from torch's generator. What lies outside the frame is void and has the
-    network's zero.
-    """
-    from torchvision import tv_tensors
-    from torchvision.transforms import v2
-
-    swap = preprocess.channel_order == "rgb"
-    fill = {
-        tv_tensors.Image: [round(value) for value in preprocess.mean],
-        tv_tensors.Mask: VOID,
-    }
-    geometric = v2.Compose(
-        [
-            v2.RandomHorizontalFlip(),
-            v2.RandomCrop(crop_hw, pad_if_needed=True, fill=fill),
-            v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3),
-        ]
-    )
-    mean = torch.tensor(preprocess.mean)[:, None, None]
-    std = torch.tensor(preprocess.std)[:, None, None]
-
-    def transform(image: NDArray[np.uint8], target: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-        scale = 0.75 * 2.0 ** float(torch.rand(()))  # log-uniform in 0.75 to 1.5
-        layout = plan(
-            image.shape[:2],
-            long_side=max(
-                round((preprocess.long_side if resize else max(image.shape[:2])) * scale), 1
-            ),
-            multiple=1,
-        )
-        height, width = layout.resized_hw
-        shrinks = height < image.shape[0]
-        resized = cv2.resize(
-            image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        )
-        labels = cv2.resize(target, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-        ordered = resized[:, :, ::-1] if swap else resized
-        picture = tv_tensors.Image(torch.from_numpy(ordered.copy()).permute(2, 0, 1))  # HWC -> CHW
-        picture, mask = geometric(picture, tv_tensors.Mask(torch.from_numpy(labels)))
-        frame = (picture.as_subclass(Tensor).float() - mean) / std
-        return frame, mask.as_subclass(Tensor).long()
-
-    return transform
