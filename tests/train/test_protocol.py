@@ -78,9 +78,9 @@ def test_another_protocol_keeps_the_classes_of_a_preset_and_drops_its_recipe() -
 
 def test_the_thesis_refits_no_embedding() -> None:
     assert config_of(protocol="thesis").refit_embedding is False
-    preset = {"refit_embedding": True, "loss": "cosine_ce", "dim": 50}
+    preset = {"refit_embedding": True, "loss": "cosine_ce", "dim": 50, "workers": 2}
     values = under_protocol(preset, "thesis")
-    assert values == {"dim": 50, "protocol": "thesis"}
+    assert values == {"dim": 50, "workers": 2, "protocol": "thesis"}
     assert TrainConfig.from_dict({**values, "data": "d"}).refit_embedding is False
     assert config_of(protocol="thesis", refit_embedding=True).refit_embedding is True
 

@@ -169,3 +169,34 @@ def test_augmentation_keeps_the_networks_channel_order(order: str) -> None:
     values = frame.flatten(1).mean(dim=1) * torch.tensor(info.std) + torch.tensor(info.mean)
     ranking = values.argsort(descending=True).tolist()
     assert ranking == ([0, 1, 2] if order == "rgb" else [2, 1, 0])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_contrast_is_the_same_whatever_the_number_of_threads(seed: int) -> None:
+    from torchvision import tv_tensors
+    from torchvision.transforms.v2 import functional
+
+    from szn_train.augmentation import _Picture
+
+    # greys whose mean is a whole number, but whose sum no float32 holds: at no contrast all of the
+    # picture is that mean, or one less where it was rounded
+    generator = torch.Generator().manual_seed(seed)
+    half = torch.randint(150, 257, (256, 512), generator=generator)
+    grey = torch.cat([half, 406 - half]).flatten()
+    grey = grey[torch.randperm(len(grey), generator=generator)].view(512, 512)
+    picture = grey.clamp(151, 255).to(torch.uint8).expand(3, 512, 512).contiguous()
+    before, drawn = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            drawn.append(functional.adjust_contrast(_Picture(picture), 0.0))
+    finally:
+        torch.set_num_threads(before)
+    exact = functional.rgb_to_grayscale(picture).double().mean()
+    for flattened in drawn:
+        assert type(flattened) is _Picture
+        assert (flattened == int(exact)).all()
+    ours = functional.adjust_contrast(_Picture(picture), 1.2).int()
+    theirs = functional.adjust_contrast(tv_tensors.Image(picture), 1.2).int()
+    assert (ours - theirs).abs().max() <= 1
+    assert (ours != theirs).float().mean() < 0.01

@@ -21,7 +21,7 @@ from szn_train.classes import VOID, ClassSplit
 from szn_train.datasets import Dataset
 from szn_train.memory import memory_for
 from szn_train.transforms import Transform
-from szn_train.workers import START_METHOD, begin, ended_as_errors
+from szn_train.workers import START_METHOD, begin, ended_as_errors, starting
 
 __all__ = ["Batches", "Drawn"]
 
@@ -132,7 +132,10 @@ class Batches:
         """The batches of some shares as workers send them."""
         self._shares[:] = shares
         with ended_as_errors():
-            with warnings.catch_warnings():  # more of them than cores are the user's choice
+            with (
+                starting(),
+                warnings.catch_warnings(),
+            ):  # more of them than cores are the user's choice
                 warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
                 self._loader = self._loader or self._new_loader()
                 self._running = iter(self._loader)

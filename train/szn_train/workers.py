@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import shutil
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,7 @@ from szn_runtime.errors import TrainingError
 from szn_train.config import Workers
 from szn_train.progress import Progress
 
-__all__ = ["START_METHOD", "begin", "ended_as_errors", "worker_count"]
+__all__ = ["START_METHOD", "begin", "ended_as_errors", "starting", "worker_count"]
 
 START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 """Not "fork", which copies a process with threads and a GPU into one where neither works. Children
@@ -64,10 +66,32 @@ def _shared_bytes() -> int | None:
     return shutil.disk_usage(_SHARED_MEMORY).total if _SHARED_MEMORY.is_dir() else None
 
 
+@contextmanager
+def starting() -> Iterator[None]:
+    """A context in which workers start, deaf to Ctrl-C: as they import they would print of it."""
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # workers inherit it
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def begin(_: int) -> None:
-    """What a worker does first: leave Ctrl-C to the training process, and threads to nobody."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """What a worker does first: bind its life to the training process, and take one thread."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where `starting` could not block it
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     cv2.setNumThreads(1)
+
+
+def _end_with_the_parent() -> None:
+    """End when the training process is killed; torch looks at the fork server, which goes on."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 @contextmanager

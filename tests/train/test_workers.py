@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from szn_runtime.errors import TrainingError
+from szn_train import workers
+from szn_train.checkpoint import load_checkpoint, load_weights
+from szn_train.cli import train_main
+from szn_train.config import StepConfig, TrainConfig, Workers, load_preset
+from szn_train.progress import Progress
+from szn_train.trainer import train
+from szn_train.workers import ended_as_errors, worker_count
+from tests.conftest import REPOSITORY
+from tests.train import catalogue
+
+QUIET = Progress(quiet=True)
+
+
+class Lines(Progress):
+    """Progress that keeps its lines."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.lines: list[str] = []
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+
+# their number -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "processes", "cores", "shared", "count", "line"),
+    [
+        ("auto", "cpu", 1, 16, None, 0, None),
+        ("auto", "cuda", 1, 16, None, 4, "4 processes prepare batches"),
+        ("auto", "cuda", 1, 16, 2 << 30, 4, "4 processes prepare batches"),
+        ("auto", "cuda", 1, 3, None, 3, "3 processes prepare batches"),
+        ("auto", "cuda", 8, 12, None, 1, "1 process prepares batches for each"),
+        ("auto", "cuda", 8, 4, 64 << 20, 0, None),
+        ("auto", "mps", 2, 5, None, 2, "2 processes prepare batches for each"),
+        (0, "cuda", 1, 16, None, 0, None),
+        (6, "cpu", 1, 2, 64 << 20, 6, "6 processes prepare batches"),
+    ],
+)
+def test_as_many_as_are_asked_for_or_as_a_gpu_needs(
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: Workers,
+    device: str,
+    processes: int,
+    cores: int,
+    shared: int | None,
+    count: int,
+    line: str | None,
+) -> None:
+    monkeypatch.setattr(workers, "usable_cores", lambda: cores)
+    monkeypatch.setattr(workers, "_shared_bytes", lambda: shared)
+    said = Lines()
+    assert worker_count(wanted, device=device, processes=processes, progress=said) == count
+    assert said.lines == ([line] if line else [])
+
+
+def test_a_container_with_little_shared_memory_is_told_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(workers, "usable_cores", lambda: 16)
+    monkeypatch.setattr(workers, "_SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(workers.shutil, "disk_usage", lambda _: SimpleNamespace(total=64 << 20))
+    said = Lines()
+    assert worker_count("auto", device="cuda", processes=1, progress=said) == 0
+    assert said.lines == [
+        f"no processes prepare batches: {tmp_path} has 64 MB of 1024; give a container more "
+        "(docker run --shm-size 2g), or --workers N"
+    ]
+    monkeypatch.setattr(workers, "_SHARED_MEMORY", tmp_path / "none")  # as on macOS
+    assert worker_count("auto", device="cuda", processes=1, progress=QUIET) == 4
+
+
+# their end --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "DataLoader worker (pid(s) 12) exited unexpectedly",
+        "Pin memory thread exited unexpectedly",
+        "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback ...\nRuntimeError:"
+        " unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)",
+    ],
+)
+def test_what_torch_says_of_a_worker_that_is_no_more_becomes_one_line(text: str) -> None:
+    expected = "give fewer --workers, or 0, or a"
+    with pytest.raises(TrainingError, match=expected) as caught, ended_as_errors():
+        raise RuntimeError(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bug_in_a_worker_stays_one() -> None:
+    with pytest.raises(RuntimeError, match="Caught RuntimeError"), ended_as_errors():
+        raise RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nOriginal ...")
+
+
+# runs -------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Stands for a process that is killed."""
+
+
+class KilledAfter(Lines):
+    """Progress that ends the run after a number of batches."""
+
+    def __init__(self, batches: int) -> None:
+        super().__init__()
+        self._left = batches
+
+    def task(self, name: str, total: int):  # type: ignore[no-untyped-def]
+        task = super().task(name, total)
+        advance = task.advance
+
+        def counted(facts: str = "") -> None:
+            advance(facts)
+            self._left -= 1
+            if not self._left:
+                raise Killed
+
+        task.advance = counted  # type: ignore[method-assign]
+        return task
+
+
+def test_a_run_is_the_same_whatever_prepares_its_batches_before_and_after_it_is_killed(
+    tmp_path: Path,
+) -> None:
+    step = StepConfig(
+        epochs=2, batch_size=2, learning_rate=1e-3, augment=True, ema=0.5, checkpoint_every=1
+    )
+    data, words = catalogue.write_dataset(tmp_path / "data"), catalogue.write_words(tmp_path / "w")
+
+    def go(folder: str, count: Workers, progress: Progress, *, resume: bool = False) -> None:
+        config = catalogue.tiny_config(data, words, embedding_step=step, workers=count)
+        train(config, tmp_path / folder, progress=progress, resume=resume)
+
+    go("whole", "auto" if not torch.accelerator.is_available() else 0, QUIET)
+    said = KilledAfter(5)  # the second of three batches of the second epoch
+    with pytest.raises(Killed):
+        go("broken", 1, said)
+    assert "1 process prepares batches" in said.lines
+    assert load_checkpoint(tmp_path / "broken" / "checkpoint.pt")["batches"] == 1
+    go("broken", 0, QUIET, resume=True)
+    one, other = (load_weights(tmp_path / n / "model.safetensors") for n in ("whole", "broken"))
+    for name, value in one.items():
+        assert torch.equal(other[name], value), name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="there are no such signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_is_ended_leaves_no_process_and_goes_on(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    data, words = catalogue.write_dataset(tmp_path / "data"), catalogue.write_words(tmp_path / "w")
+    preset = tmp_path / "tiny.toml"
+    preset.write_text(
+        f"""
+        void = ["rock"]
+        train_unseen = ["boat"]
+        unseen = ["sheep"]
+        backbone = "efficientnet_lite0"
+        weights = "none"
+        embeddings = "{words}"
+        dim = 4
+        long_side = 64
+        crop_hw = [64, 64]
+        seenmask = "linear"
+        [embedding_step]
+        epochs = 4
+        batch_size = 2
+        augment = true
+        checkpoint_every = 1
+        [seenmask_step]
+        epochs = 1
+        """
+    )
+    command = ["--data", data, "--preset", preset, "--out", tmp_path / "broken", "--workers", 1]
+    paths = [str(REPOSITORY), *sys.path]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "szn_train.cli", *map(str, command), "--threads", "1"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    while running.poll() is None and not (tmp_path / "broken" / "checkpoint.pt").is_file():
+        time.sleep(0.002)
+    try:
+        # Ctrl-C goes to all processes of a terminal, the killer of a full memory takes one
+        (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
+        output, _ = running.communicate(timeout=60)  # until all that could write there are gone
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+    assert not (tmp_path / "broken" / "model.safetensors").exists(), output
+    assert "1 process prepares batches" in output
+    if number == signal.SIGINT:
+        assert "Traceback" not in output
+    assert running.returncode == (1 if number == signal.SIGINT else -signal.SIGKILL)
+    torch.set_num_threads(1)
+    resumed = CliRunner().invoke(
+        train_main, ["--out", str(tmp_path / "broken"), "--resume", "--workers", "0"]
+    )
+    assert resumed.exit_code == 0, resumed.output
+    assert "prepare" not in resumed.output
+    config = TrainConfig.from_dict({**load_preset(str(preset)), "data": str(data), "workers": 0})
+    train(config, tmp_path / "whole", progress=QUIET)
+    one, other = (load_weights(tmp_path / n / "model.safetensors") for n in ("whole", "broken"))
+    for name, value in one.items():
+        assert torch.equal(other[name], value), name
