@@ -40,6 +40,7 @@ def test_the_manifest_says_where_it_comes_from(exported: Exported) -> None:
     assert (manifest.train_unseen, manifest.unseen) == (("boat",), ("sheep",))
     # names of files, not where they lay on this machine
     assert (manifest.training["data"], manifest.training["embeddings"]) == ("data", "words.txt")
+    assert "workers" not in manifest.training
 
 
 def test_words_land_where_the_labels_are(exported: Exported) -> None:

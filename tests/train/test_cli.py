@@ -130,7 +130,6 @@ def test_options_of_the_embedding_step_reach_its_optimiser(tmp_path: Path, prese
         ),
         (["--data", "nowhere", "--dim", "1"], 2, "dim: got 1, expected 2 or more"),
         (["--data", "nowhere", "--workers", "-1"], 2, "workers: got -1, expected auto, or an"),
-        (["--data", "nowhere", "--workers", "x"], 2, "'x' is neither auto nor a whole number"),
         (["--data", "nowhere", "--workers", "auto"], 1, "no data set at nowhere"),
         (["--data", "nowhere", "--stride", "12"], 2, "stride: got 12, expected 32, 16 or 8"),
         (["--resume", "--seed", "3"], 2, "--resume goes on with the run's own configuration"),
@@ -222,7 +221,14 @@ def test_resume_takes_no_other_options(tmp_path: Path, arguments: list[str]) -> 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--loss", "hinge"], ["--weights", "voc"], ["--threads", "0"], ["--epochs", "x"], ["--nope"]],
+    [
+        ["--loss", "hinge"],
+        ["--workers", "x"],
+        ["--weights", "voc"],
+        ["--threads", "0"],
+        ["--epochs", "x"],
+        ["--nope"],
+    ],
 )
 def test_options_that_click_refuses_leave_nothing(tmp_path: Path, arguments: list[str]) -> None:
     result = run_train("--out", tmp_path / "run", *arguments)

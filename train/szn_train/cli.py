@@ -170,7 +170,7 @@ def train_main(
                 "--resume goes on with the run's own configuration",
                 got=", ".join(["--" + key.replace("_", "-") for key in given])
                 or ("--preset" if preset else "--data"),
-                fix="give --resume and --out only",
+                fix="give --resume and --out only, or --workers",
             )
         from dataclasses import replace
 
