@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from szn_runtime.backends.base import MIXED_INT8
+from szn_runtime.backends.base import INT8_FILE
 from szn_runtime.bundle import Bundle
 
 __all__ = ["FRAME_HW", "HINTS", "Case", "Hint", "candidates"]
@@ -61,10 +61,9 @@ class Case:
     @property
     def onnx_precision(self) -> str:
         """Precision of the ONNX file: OpenVINO computes the fp32 file in all float precisions."""
-        if self.precision == MIXED_INT8:
+        if self.precision in INT8_FILE:
             return "int8"
-        exact = self.backend == "openvino" and self.precision != "int8"
-        return "fp32" if exact else self.precision
+        return "fp32" if self.backend == "openvino" else self.precision
 
 
 def candidates(bundle: Bundle) -> Iterator[tuple[str, str]]:
@@ -76,5 +75,5 @@ def candidates(bundle: Bundle) -> Iterator[tuple[str, str]]:
     if importlib.util.find_spec("openvino") is not None:
         yield from (("openvino", precision) for precision in ("fp32", "bf16", "fp16"))
         if "int8" in onnx:
-            yield from (("openvino", precision) for precision in ("int8", MIXED_INT8))
+            yield from (("openvino", precision) for precision in INT8_FILE)
     yield from (("tensorrt", precision) for kind, precision in kinds if kind == "tensorrt")

@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from szn_runtime.backends import Backend
+from szn_runtime.channel import Channel
 from szn_runtime.pipeline import Lane, Pipeline
+from szn_runtime.pipeline_config import PipelineConfig
 from szn_runtime.segmenter import Segmenter
 from szn_runtime.sinks import Result, Sink, VideoSink
 from szn_runtime.sources import Frame, Source, VideoSource
@@ -68,11 +70,24 @@ def decoded_fps(
     sink = None
     if output is not None:
         sink = VideoSink(output, frame_rate=source.frame_rate or Fraction(25))
-    free = threading.Semaphore(backend.requests + 4)  # calls that wait, as the pipeline's
+    most, refill_at = PipelineConfig().frames_ahead(source)  # decoded in bursts, as the pipeline's
+    frames: Channel[Frame] = Channel(most, refill_at=refill_at)
+
+    def read() -> None:
+        for decoded in source:
+            frames.put(decoded)
+        frames.close()
+
+    free = threading.Semaphore(backend.requests + 1)
     waiting: list[Future[Any]] = []
     start_s = time.perf_counter()
-    with ThreadPoolExecutor(backend.requests) as pool, ThreadPoolExecutor(1) as writer:
-        for frame in source:
+    with (
+        ThreadPoolExecutor(backend.requests) as pool,
+        ThreadPoolExecutor(1) as reader,
+        ThreadPoolExecutor(1) as writer,
+    ):
+        reading = reader.submit(read)
+        for frame in frames:
             free.acquire()
             call = pool.submit(backend.infer, tensors[frame.index % len(tensors)])
             call.add_done_callback(lambda _: free.release())
@@ -80,7 +95,7 @@ def decoded_fps(
             if sink is not None:
                 result = Result(frame=frame, segmentation=any_result, overlay=frame.image_bgr)
                 waiting.append(writer.submit(sink.write, result))
-        for call in waiting:
+        for call in (reading, *waiting):
             call.result()
     if sink is not None:
         sink.close()

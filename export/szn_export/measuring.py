@@ -9,7 +9,7 @@ from szn_export.gate import DEFAULT_BUDGETS, Budget, check, compare
 from szn_export.reference import Reference
 from szn_export.report import Row
 from szn_runtime.backends import Backend, BackendOptions
-from szn_runtime.backends.base import MIXED_INT8
+from szn_runtime.backends.base import INT8_FILE
 from szn_runtime.errors import BackendError, GateError, MissingDependencyError
 from szn_runtime.manifest import Manifest
 from szn_train.progress import Progress
@@ -17,7 +17,7 @@ from szn_train.progress import Progress
 __all__ = ["Runner", "engine_runner", "ir_runners", "measure", "onnx_runners", "pixels_runner"]
 
 # what OpenVINO computes a file's precision in
-_COMPUTED = {"fp32": ("fp32", "bf16", "fp16"), "int8": ("int8", MIXED_INT8)}
+_COMPUTED = {"fp32": ("fp32", "bf16", "fp16"), "int8": INT8_FILE}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,7 +91,7 @@ def _openvino(
 
     return Runner(
         name=f"openvino {precision}",
-        precision="int8" if precision == MIXED_INT8 else precision,
+        precision="int8" if precision in INT8_FILE else precision,
         open=openvino,
         optional=True,
         own=own,

@@ -48,7 +48,9 @@ class Channel(Generic[T]):
         self._refill_at = capacity - 1 if refill_at is None else refill_at
         if not 0 <= self._refill_at < capacity:
             raise InputError(
-                "channel is refilled at no level", got=refill_at, expected=f"0 to {capacity - 1}"
+                "refill_at is not below the capacity",
+                got=refill_at,
+                expected=f"0 to {capacity - 1}",
             )
         self._capacity, self.newest, self._on_drop = capacity, newest, on_drop
         self._items: deque[T] = deque()

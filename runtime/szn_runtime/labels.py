@@ -115,7 +115,7 @@ class LabelSet:
 
 def _unit_rows(rows: NDArray[Any], names: tuple[str, ...]) -> NDArray[np.float64]:
     """Rows (k, j) of unit length; refuses those without a direction, by name."""
-    rows = np.array(rows, dtype=np.float64)
+    rows = np.array(rows, dtype=np.float64, order="C")
     norms = np.linalg.norm(rows, axis=1)  # (k,)
     usable = np.isfinite(rows).all(axis=1) & (norms > 0)
     if not usable.all():

@@ -102,7 +102,10 @@ class Pipeline:
         self._dropped = [0] * len(self._lanes)
 
     def stop(self) -> None:
-        """Read no more frames; those in flight are finished. For any thread or signal handler."""
+        """Read no more frames; those that the network has are finished, those that wait let go.
+
+        For any thread or signal handler.
+        """
         self._stop.set()
 
     def run(self) -> LatencyReport:
@@ -267,6 +270,8 @@ class Pipeline:
         """Frames to segment together, None at the end."""
         limit = self._config.limit
         while True:
+            if self._stop.is_set():
+                inbox.cancel()  # what waits is let go: there may be much of it
             items = inbox.take(self._config.batch)
             if not items:
                 return None

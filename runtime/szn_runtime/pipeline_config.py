@@ -14,7 +14,8 @@ __all__ = ["PipelineConfig"]
 _DEPTH = 3
 # A decoder that fills its queue and then rests until it is nearly empty takes a core from the
 # network, and the cache with it, once for some frames instead of once for each. That is worth some
-# more frames that wait, in so many bytes at most. A camera's would be overwritten while it rests.
+# more frames that wait, of each source in so many bytes. A camera's would be overwritten while it
+# rests.
 _BURST, _BURST_BYTES, _REFILL_AT = 12, 16 << 20, 2
 
 

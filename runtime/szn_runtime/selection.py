@@ -22,7 +22,7 @@ import numpy as np
 
 from szn_runtime._json import dump
 from szn_runtime.backends import Backend, BackendOptions, open_backend
-from szn_runtime.backends.base import MIXED_INT8
+from szn_runtime.backends.base import INT8_FILE
 from szn_runtime.cache import cache_folder
 from szn_runtime.errors import BackendError, BundleError, MissingDependencyError
 
@@ -131,7 +131,8 @@ def choose_backend(
         folder: For verdicts; None for the user's cache.
 
     Raises:
-        MissingDependencyError: If no backend is installed.
+        MissingDependencyError: If no backend that can run the model is installed.
+        BundleError: If INT8 is asked for and the bundle has no such file.
         BackendError: If none can run the model.
     """
     facts = _facts(bundle, options, input_shape)
@@ -144,8 +145,12 @@ def choose_backend(
     known = {(each.backend, each.precision) for each in refused}
     candidates = [each for each in _candidates(bundle, options) if each not in known]
     if not candidates:
+        if options.precision in INT8_FILE:
+            # says that there is no such file, if that is why
+            bundle.artefact(precision="int8")
+        wanted = "" if options.precision == "auto" else f" in {options.precision}"
         raise MissingDependencyError(
-            "no backend that can run the model is installed",
+            f"no backend that can run the model{wanted} is installed",
             fix='pip install "szn[cpu]", "szn[openvino]" or "szn[gpu]"',
         )
     if len(candidates) == 1:
@@ -191,7 +196,7 @@ def _candidates(bundle: Bundle, options: BackendOptions) -> Iterator[tuple[str, 
         elif wanted == "auto":
             usable = [p for p in floats if ("onnx", "fp32") in kinds]
         else:
-            in_file = "int8" if wanted in ("int8", MIXED_INT8) else "fp32"
+            in_file = "int8" if wanted in INT8_FILE else "fp32"
             source = wanted if backend == "onnxruntime" else in_file
             usable = [wanted] if ("onnx", source) in kinds else []
         for precision in usable:

@@ -63,7 +63,9 @@ def test_a_full_channel_is_refilled_when_few_items_are_left() -> None:
 
 @pytest.mark.parametrize("refill_at", [-1, 4, 5])
 def test_a_level_that_is_never_below_full_is_refused(refill_at: int) -> None:
-    with pytest.raises(InputError, match=f"no level: got {refill_at}, expected 0 to 3"):
+    with pytest.raises(
+        InputError, match=f"not below the capacity: got {refill_at}, expected 0 to 3"
+    ):
         Channel(4, refill_at=refill_at)
 
 

@@ -109,10 +109,15 @@ def test_stopping_finishes_the_frames_in_flight(bundle: Bundle) -> None:
         if result.frame.index == 3:
             pipeline.stop()
 
-    pipeline = pipeline_of(source, segmenter(bundle), [sink], on_result=stop_at_three)
+    model = segmenter(bundle, delay_s=0.01)  # so that frames wait for it
+    pipeline = pipeline_of(source, model, [sink], on_result=stop_at_three)
     report = pipeline.run()
     assert source.read < 10_000
-    assert sink.indices == list(range(source.read))
+    assert sink.indices == list(range(report.frames))
+    # what was under way is finished (3 + 2 results and the last one); of the frames that waited,
+    # at least two at a time, none
+    assert 4 <= report.frames <= 10
+    assert source.read > report.frames
     assert sink.closed == 1
     assert report.to_json()["stopped"] is True
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from szn_runtime.errors import BackendError, UsageError
 
 __all__ = [
+    "INT8_FILE",
     "MIXED_INT8",
     "PRECISIONS",
     "Backend",
@@ -25,6 +26,8 @@ __all__ = [
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 # of the file for INT8, whose layers in floating point are computed in bf16
 MIXED_INT8 = "int8-bf16"
+# precisions that a file for INT8 is computed in; all others are of that for FP32 in OpenVINO
+INT8_FILE = ("int8", MIXED_INT8)
 _MAX_THREADS = 1024
 
 

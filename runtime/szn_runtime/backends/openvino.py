@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from szn_runtime.backends.base import MIXED_INT8, Backend, BackendOptions, Grids, check_frames
+from szn_runtime.backends.base import (
+    INT8_FILE,
+    MIXED_INT8,
+    Backend,
+    BackendOptions,
+    Grids,
+    check_frames,
+)
 from szn_runtime.backends.tensors import Expected, TensorFacts, check_tensors
 from szn_runtime.cache import cache_folder
 from szn_runtime.errors import BackendError, MissingDependencyError
@@ -143,7 +150,7 @@ class OpenVinoBackend(Backend):
             BackendError: As for the class.
             MissingDependencyError: If OpenVINO is not installed.
         """
-        precision = "int8" if options.precision in ("int8", MIXED_INT8) else "fp32"
+        precision = "int8" if options.precision in INT8_FILE else "fp32"
         for artefact in bundle.manifest.artefacts:
             if (artefact.kind, artefact.precision) == ("openvino", precision):
                 model = bundle.read(artefact.file)
