@@ -189,3 +189,11 @@ def test_class_names_that_cannot_be_read_are_refused(
         (root / "classes.txt").write_bytes(content)
     with pytest.raises(InputError, match=message):
         dataset(root)
+
+
+def test_class_names_are_read_once(root: Path) -> None:
+    data, other = dataset(root), dataset(root)
+    (root / "classes.txt").write_text("grass\n")  # the masks would not do
+    np.testing.assert_array_equal(data.mask("a"), catalogue.scene("grass", "sky", "cow")[1])
+    assert data.class_names == catalogue.CLASSES
+    assert data == other

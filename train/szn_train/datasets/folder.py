@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -48,9 +49,9 @@ class FolderDataset:
             twice = next(i for i in ids if ids.count(i) > 1)
             raise InputError(f"split {self.split!r} of {self.root} lists {twice!r} twice")
 
-    @property
+    @cached_property
     def class_names(self) -> tuple[str, ...]:
-        """Lines of `classes.txt`; the position is the mask value."""
+        """Lines of `classes.txt`, read at construction; the position is the mask value."""
         return read_lines(self.root / "classes.txt", "one class name a line")
 
     @property
