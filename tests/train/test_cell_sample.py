@@ -117,3 +117,36 @@ def test_samples_of_one_pass_are_those_of_a_pass_each(
         assert (features.shape, features.dtype) == ((most, 3), np.float16)
     other_seed = reader.seen_features([some], seed=4)
     assert not np.array_equal(other_seed[0][1], both[0][1])
+
+
+def assert_as_alone(reader: GridReader, wanted: list[tuple[tuple[str, ...], int]]) -> None:
+    """Samples of one pass are those of a pass each, to the bit."""
+    for (labels, features), each in zip(reader.seen_features(wanted, seed=3), wanted, strict=True):
+        ((own_labels, own_features),) = reader.seen_features([each], seed=3)
+        assert len(labels) > 0
+        np.testing.assert_array_equal(labels, own_labels)
+        np.testing.assert_array_equal(features, own_features)
+
+
+def test_no_list_of_images_has_to_hold_the_others(tmp_path: Path) -> None:
+    reader = reader_of(tmp_path)
+    # the longer list first would read t0 last
+    assert_as_alone(reader, [(("t0", "t2"), 60), (("t1", "t2", "t3", "t4"), 60)])
+    assert_as_alone(reader, [(("t4", "t1"), 60), (("t3", "t4"), 60), (("t0",), 60)])
+
+
+@pytest.mark.parametrize(
+    ("lists", "got"),
+    [
+        ([("t1", "t0"), ("t0", "t1", "t2")], r"'t\d' before 't\d' before 't\d'"),
+        ([("t0", "t1"), ("t1", "t2"), ("t2", "t0")], r"'t\d' before 't\d' before 't\d' before"),
+        ([("t3", "t3")], "'t3' before 't3'"),
+    ],
+)
+def test_samples_that_share_no_order_of_images_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lists: list[tuple[str, ...]], got: str
+) -> None:
+    reader = reader_of(tmp_path)
+    monkeypatch.setattr(FolderDataset, "pair", None)  # no image is read
+    with pytest.raises(InputError, match=rf"images to sample cells of: got {got}.*expected one th"):
+        reader.seen_features([(ids, 60) for ids in lists], seed=3)

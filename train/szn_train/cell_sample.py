@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -94,25 +95,24 @@ class GridReader:
         Each takes 128 MiB at most, all of them two to four times that while images are read.
 
         Args:
-            wanted: Of each sample its images, in an order that all samples share, and about how
-                many cells it has at most: fewer if their features took more memory.
+            wanted: Of each sample its images, in an order that all samples share, each once, and
+                about how many cells it has at most: fewer if their features took more memory.
             seed: Of each sample, which does not depend on the others.
 
         Returns:
             Of each sample labels (P,) in increasing order and features (P, C).
 
         Raises:
-            InputError: If there is no image, or one cannot be read.
+            InputError: If there is no image, one cannot be read, or the samples share no order.
             TrainingError: If there is too little memory.
         """
+        every = _in_order([ids for ids, _ in wanted])
         channels = self._network.backbone.info.channels
         quotas = [_affordable(most, channels) // len(self._seen) for _, most in wanted]
         samples = [
             (set(ids), CellSample(self._seen, max(1, quota), seed))
             for (ids, _), quota in zip(wanted, quotas, strict=True)
         ]
-        longest_first = sorted((ids for ids, _ in wanted), key=len, reverse=True)
-        every = tuple(dict.fromkeys(chain.from_iterable(longest_first)))
         for image_id, cells in zip(every, self.read(every, "cells of train_seen"), strict=True):
             for ids, sample in samples:
                 if image_id in ids:
@@ -177,6 +177,30 @@ class CellSample:
         keys = np.concatenate([part[0] for part in kept])
         rows = np.sort(np.argsort(keys, kind="stable")[: self._most])
         return keys[rows], *(column[rows] for column in _joined([part[1:] for part in kept]))
+
+
+def _in_order(lists: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Images of all lists, each once and in every list's order.
+
+    A sample draws its random numbers image after image: in another order it would be another.
+
+    Raises:
+        InputError: If there is no such order, or a list names an image twice.
+    """
+    order: TopologicalSorter[str] = TopologicalSorter()
+    for ids in lists:
+        for image_id in ids[:1]:
+            order.add(image_id)
+        for before, image_id in pairwise(ids):
+            order.add(image_id, before)
+    try:
+        return tuple(order.static_order())
+    except CycleError as error:
+        raise InputError(
+            "order of the images to sample cells of",
+            got=" before ".join(map(repr, error.args[1][:5])),
+            expected="one that all samples share, and each image once",
+        ) from error
 
 
 def _joined(parts: Sequence[tuple[Array, ...]]) -> tuple[Array, ...]:
