@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import nn
 
+from szn_runtime.errors import TrainingError
 from szn_train.backbones import Backbone, BackboneInfo
 from szn_train.cell_sample import Cells, GridReader
 from szn_train.datasets import FolderDataset, select
 from szn_train.model import SeenmaskZeroShotNetwork
 from szn_train.progress import Progress
 from szn_train.seen_statistics import STATISTICS, fit_statistics
-from szn_train.seenmask_fit import MOST_CELLS, _table, fit_seenmask
+from szn_train.seenmask_fit import MOST_CELLS, _table, fit_seen, fit_seenmask
 from szn_train.seenmask_regression import CellTable
 from szn_train.semantic import LabelSpace
 from szn_train.transforms import plain, preprocess_of
@@ -84,13 +85,12 @@ def test_a_network_on_images(tmp_path_factory: pytest.TempPathFactory) -> None:
         grids = GridReader(network, dataset, split, transform, Progress(quiet=True))
         (sample,) = grids.seen_features([(chosen.seenmask_ids, MOST_CELLS)], seed=0)
         found = fit_seenmask(
-            *sample,
+            fit_seen(*sample, split, space, scale=10.0),
             grids,
             split,
             space,
             taught_ids=[i for i in chosen.seenmask_ids if i not in kept],
             hold_ids=chosen.hold_ids,
-            scale=10.0,
             drop=1.5,
             seed=0,
         )
@@ -113,3 +113,13 @@ def test_a_network_on_images(tmp_path_factory: pytest.TempPathFactory) -> None:
     again = fit().state_dict()
     assert all(torch.equal(value, again[name]) for name, value in head.state_dict().items())
     assert len(STATISTICS) == head.statistic_weight.numel()
+
+
+def test_statistics_need_a_cell_of_train_seen() -> None:
+    split = catalogue.SPLIT
+    space = LabelSpace(
+        names=split.labels, embeddings=np.eye(len(split.labels), dtype=np.float32), source="t"
+    )
+    none = np.zeros(0, np.uint8), np.zeros((0, 3), np.float16)
+    with pytest.raises(TrainingError, match="no cell of the grid shows a class of train_seen; giv"):
+        fit_seen(*none, split, space, scale=10.0)

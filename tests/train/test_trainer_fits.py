@@ -3,7 +3,10 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from torch import Tensor
 
 from szn_runtime.errors import InputError, TrainingError
 from szn_train.backbones import Backbone
-from szn_train.cell_sample import GridReader
+from szn_train.cell_sample import Cells, GridReader
 from szn_train.cells import cell_labels
 from szn_train.checkpoint import load_checkpoint
 from szn_train.config import StepConfig, TrainConfig
@@ -146,6 +149,38 @@ def test_a_refit_costs_a_seenmask_of_statistics_no_pass(
     taught = known - selection["embedding_images"]
     assert min(taught, held) > 0
     assert frozen == known + taught + held
+
+
+@pytest.mark.parametrize("refits", [False, True])
+def test_samples_of_features_are_gone_before_further_images_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refits: bool
+) -> None:
+    samples: list[weakref.ref[np.ndarray]] = []
+    held: list[tuple[str, int]] = []
+    seen_features, read = GridReader.seen_features, GridReader.read
+
+    def sampled(grids: GridReader, *args: Any, **options: Any) -> Any:
+        found = seen_features(grids, *args, **options)
+        samples.extend(weakref.ref(features) for _, features in found)
+        return found
+
+    def followed(grids: GridReader, ids: Any, what: str) -> Iterator[Cells]:
+        held.append((what, sum(sample() is not None for sample in samples)))
+        yield from read(grids, ids, what)
+
+    monkeypatch.setattr(GridReader, "seen_features", sampled)
+    monkeypatch.setattr(GridReader, "read", followed)
+    config = catalogue.statistical_config(
+        tmp_path,
+        weights="none",
+        embedding_step=StepConfig(epochs=1, batch_size=8),
+        refit_embedding=refits,
+    )
+    train(config, tmp_path / "run", progress=Progress(quiet=True))
+    assert len(samples) == 1 + refits
+    assert held == [
+        ("cells of train_seen", 0), ("cells of train_unseen", 0), ("cells of held-out images", 0)
+    ]  # fmt: skip
 
 
 def test_too_few_images_for_an_operating_point(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from szn_train.seen_statistics import COMPONENTS, SeenStatistics, fit_statistics
 from szn_train.seenmask_regression import LINEAR_INSTEAD, CellTable, SeenmaskFit, fit_table
 from szn_train.semantic import LabelSpace
 
-__all__ = ["MOST_CELLS", "fit_seenmask"]
+__all__ = ["MOST_CELLS", "fit_seen", "fit_seenmask"]
 
 MOST_CELLS = 40_000
 """Of train_seen that the statistics are fitted on."""
@@ -33,16 +33,50 @@ _MOST_UNSEEN = 200_000
 """Cells of each label of train_unseen in training images; more are a sample."""
 
 
-def fit_seenmask(
+def fit_seen(
     labels: NDArray[np.uint8],
     features: NDArray[np.floating],
+    split: ClassSplit,
+    space: LabelSpace,
+    *,
+    scale: float,
+) -> SeenStatistics:
+    """Fit the statistics on seen cells, which are not needed after that.
+
+    Beside the cells that takes twice 256 MiB at first, of cells that `GridReader` sampled; then
+    once and, of C channels, about 45 C^2 bytes for their covariance, its eigenvectors in float64
+    and the solver: 0.75 GB with VGG16's 4096, 75 MB with EfficientNet-Lite0's 1280.
+
+    Args:
+        labels: (P,) of cells of train_seen, in images for training (`GridReader.seen_features`).
+        features: (P, C) of them.
+        split: The classes.
+        space: Their embeddings.
+        scale: Factor on cosines, as in training.
+
+    Raises:
+        TrainingError: If there is no cell or too little memory.
+    """
+    if not len(labels):
+        raise TrainingError("no cell of the grid shows a class of train_seen", fix=LINEAR_INSTEAD)
+    with memory_for("the statistics of the seenmask"):
+        return fit_statistics(
+            features,
+            labels,
+            space.unit[split.indices(split.train_seen)],
+            scale=scale,
+            components=min(COMPONENTS, features.shape[1]),
+        )
+
+
+def fit_seenmask(
+    statistics: SeenStatistics,
     grids: GridReader,
     split: ClassSplit,
     space: LabelSpace,
     *,
     taught_ids: Sequence[str],
     hold_ids: Sequence[str],
-    scale: float,
     drop: float,
     seed: int,
 ) -> SeenmaskFit:
@@ -52,21 +86,17 @@ def fit_seenmask(
     the seen cells as well: the statistics come of all of those, and cells without statistics would
     have to be kept with all their features.
 
-    Beside network and seen cells memory is bounded. Fitting the statistics takes twice 256 MiB at
-    first; then once and, of C channels, about 45 C^2 bytes for their covariance, its eigenvectors
-    in float64 and the solver: 0.75 GB with VGG16's 4096, 75 MB with EfficientNet-Lite0's 1280.
-    Other cells are about 60 bytes each: at most 200,000 of each label of train_unseen, about twice
-    as many while images are read, and all of the held-out images, whose number `hold_out` bounds.
+    Beside the network memory is bounded: cells are about 60 bytes each, at most 200,000 of each
+    label of train_unseen, about twice as many while images are read, and all of the held-out
+    images, whose number `hold_out` bounds.
 
     Args:
-        labels: (P,) of cells of train_seen, in images for training (`GridReader.seen_features`).
-        features: (P, C) of them.
+        statistics: Of the seen cells (`fit_seen`).
         grids: Of the network.
         split: The classes.
         space: Their embeddings.
         taught_ids: Images for training that show train_unseen and no class of U.
         hold_ids: Images without a class of U that the network was not trained on.
-        scale: Factor on cosines, as in training.
         drop: Points of train_seen mIoU that the operating point may cost.
         seed: Of the sample of train_unseen.
 
@@ -75,22 +105,11 @@ def fit_seenmask(
         InputError: If an image cannot be read.
     """
     unseen, seen = split.indices(split.train_unseen), split.indices(split.train_seen)
-    seen_labels = space.unit[seen]
-    if not len(labels):
-        raise TrainingError("no cell of the grid shows a class of train_seen", fix=LINEAR_INSTEAD)
-    with memory_for("the statistics of the seenmask"):
-        statistics = fit_statistics(
-            features,
-            labels,
-            seen_labels,
-            scale=scale,
-            components=min(COMPONENTS, features.shape[1]),
-        )
     tables = [
-        _table(grids.read(ids, f"seenmask: {what}"), statistics, seen_labels, wanted, most, seed)
+        _table(grids.read(ids, what), statistics, space.unit[seen], wanted, most, seed)
         for ids, what, wanted, most in (
-            (taught_ids, "train_unseen", unseen, _MOST_UNSEEN),
-            (hold_ids, "held out", np.concatenate([seen, unseen]), None),
+            (taught_ids, "cells of train_unseen", unseen, _MOST_UNSEEN),
+            (hold_ids, "cells of held-out images", np.concatenate([seen, unseen]), None),
         )
     ]
     return fit_table(statistics, tables[0], tables[1], split, drop=drop)

@@ -30,7 +30,7 @@ from szn_train.pretrained import load_pretrained
 from szn_train.processes import Processes
 from szn_train.progress import Progress
 from szn_train.run import Run, build_network, class_split, open_run, saved_label_space
-from szn_train.seenmask_fit import MOST_CELLS, fit_seenmask
+from szn_train.seenmask_fit import MOST_CELLS, fit_seen, fit_seenmask
 from szn_train.semantic import LabelSpace, label_space
 from szn_train.step import TrainingStep
 from szn_train.transforms import Transform, augmented, plain, preprocess_of
@@ -202,15 +202,16 @@ class _Steps:
                 head.load_into(network.embedding_head)
                 self.progress.line("embedding: head fitted anew on balanced cells")
             if config.fits_seenmask:
+                # the sample is gone before images are read for the rest
+                statistics = fit_seen(*cells.pop(), split, space, scale=config.similarity_scale)
                 kept = set(selection.embedding_ids)
                 found = fit_seenmask(
-                    *cells.pop(),
+                    statistics,
                     grids,
                     split,
                     space,
                     taught_ids=[i for i in selection.seenmask_ids if i not in kept],
                     hold_ids=selection.hold_ids,
-                    scale=config.similarity_scale,
                     drop=config.seenmask_drop,
                     seed=config.seed,
                 )
