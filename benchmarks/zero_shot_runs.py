@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from thesis_plan import merged
 from zero_shot_draws import VOID_CLASSES, Draw, split_images, write_draw
+from zero_shot_windows import smoothed
 
 from szn_runtime.errors import TrainingError
-from szn_train.cells import cell_labels, smoothed
+from szn_train.cells import cell_labels
 from szn_train.checkpoint import load_checkpoint, read_json, write_json
 from szn_train.config import TrainConfig, load_presets
 from szn_train.datasets import open_dataset

@@ -2,13 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from torch.nn import functional as F
 
 from szn_runtime.errors import InputError
-from szn_train.cells import cell_labels, node_labels, smoothed
+from szn_train.cells import cell_labels, node_labels
 from szn_train.classes import VOID
 
 
@@ -47,21 +43,3 @@ def test_nodes_may_begin_outside_the_target() -> None:
     # and two pixels later: half of each cell is the next one's
     assert (node_labels(target, (4, 6), 4, 3.5) == VOID).all()
     assert node_labels(target, (3, 5), 4, 5.5).tolist() == cell_labels(target, 4)[1:, 1:].tolist()
-
-
-@given(st.integers(1, 6), st.integers(1, 6), st.sampled_from([1, 3, 5]), st.integers(0, 2**32 - 1))
-def test_smoothing_is_average_pooling(h: int, w: int, window: int, seed: int) -> None:
-    grid = np.random.default_rng(seed).normal(size=(h, w)).astype(np.float32)
-    pooled = F.avg_pool2d(
-        torch.from_numpy(grid)[None, None],
-        window,
-        stride=1,
-        padding=window // 2,
-        count_include_pad=False,
-    )
-    np.testing.assert_allclose(smoothed(grid, window), pooled[0, 0].numpy(), atol=1e-5)
-
-
-def test_an_even_window() -> None:
-    with pytest.raises(InputError, match="window of nodes: got 2"):
-        smoothed(np.zeros((2, 2), np.float32), 2)
