@@ -27,6 +27,17 @@ from tests.train import catalogue
 QUIET = Progress(quiet=True)
 
 
+def run_script(script: Path) -> tuple[int, str, str]:
+    """Exit status and output of a script in an interpreter of its own."""
+    paths = [str(REPOSITORY), *sys.path]
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
 class Lines(Progress):
     """Progress that keeps its lines."""
 
@@ -86,6 +97,33 @@ def test_a_container_with_little_shared_memory_is_told_what_to_do(
     ]
     monkeypatch.setattr(workers, "_SHARED_MEMORY", tmp_path / "none")  # as on macOS
     assert worker_count("auto", device="cuda", processes=1, progress=QUIET) == 4
+
+
+# their start ------------------------------------------------------------------------------------
+
+STARTS = """
+import multiprocessing, signal
+from szn_train.workers import START_METHOD, starting
+
+def blocked(sent):
+    sent.put(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(START_METHOD)
+    with starting():
+        sent = context.SimpleQueue()  # like torch's loader: the first thing that needs a tracker
+        child = context.Process(target=blocked, args=(sent,))
+        child.start()
+    print(sent.get(), signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+    child.join()
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="there are no such masks")
+def test_the_first_workers_of_a_process_start_deaf_to_ctrl_c_which_is_not(tmp_path: Path) -> None:
+    script = tmp_path / "starts.py"
+    script.write_text(STARTS)
+    assert run_script(script) == (0, "True False\n", "")
 
 
 # their end --------------------------------------------------------------------------------------
