@@ -53,6 +53,11 @@ def dataset(tmp_path: Path) -> FolderDataset:
     return FolderDataset(root=root, split="train")
 
 
+def epoch_of(batches: Batches) -> list[tuple[Tensor, Tensor]]:
+    """The batches of a new order."""
+    return list(batches.draw(batches.order()))
+
+
 def batches_of(dataset: FolderDataset, batch_size: int) -> Batches:
     return Batches(dataset, catalogue.SPLIT, dataset.ids, transform=as_it_is, batch_size=batch_size)
 
@@ -61,7 +66,7 @@ def batches_of(dataset: FolderDataset, batch_size: int) -> Batches:
 def test_every_image_comes_once(dataset: FolderDataset, batch_size: int, sizes: list[int]) -> None:
     batches = batches_of(dataset, batch_size)
     assert len(batches) == len(sizes)
-    found = list(batches)
+    found = epoch_of(batches)
     assert [len(frames) for frames, _ in found] == sizes
     assert [len(target) for _, target in found] == sizes
     # images differ in size, so their number of labelled pixels tells them apart
@@ -71,10 +76,10 @@ def test_every_image_comes_once(dataset: FolderDataset, batch_size: int, sizes: 
 
 def test_smaller_images_are_padded_with_zeros_and_void(dataset: FolderDataset) -> None:
     torch.manual_seed(0)
-    ((frames, targets),) = batches_of(dataset, 5)
+    ((frames, targets),) = epoch_of(batches_of(dataset, 5))
     assert frames.shape == (5, 3, 16, 20)
     assert targets.shape == (5, 16, 20)
-    assert (frames.dtype, targets.dtype) == (torch.float32, torch.int64)
+    assert (frames.dtype, targets.dtype) == (torch.float32, torch.uint8)
     assert frames.is_contiguous(memory_format=torch.channels_last)
     torch.manual_seed(0)
     order = torch.randperm(5).tolist()
@@ -97,7 +102,7 @@ def test_the_order_is_new_each_time_and_torchs(dataset: FolderDataset) -> None:
     batches = batches_of(dataset, 1)
 
     def order() -> list[tuple[int, ...]]:
-        return [tuple(target.shape) for _, target in batches]
+        return [tuple(target.shape) for _, target in epoch_of(batches)]
 
     torch.manual_seed(7)
     first, second = order(), order()
@@ -147,7 +152,7 @@ def test_processes_share_every_image_of_an_order(
 def test_bad_data_is_found_when_it_is_read(dataset: FolderDataset) -> None:
     (dataset.root / "masks" / "i3.png").unlink()
     with pytest.raises(InputError, match=r"mask .*i3\.png is missing"):
-        list(batches_of(dataset, 2))
+        epoch_of(batches_of(dataset, 2))
 
 
 # random numbers ---------------------------------------------------------------------------------
@@ -216,7 +221,7 @@ def test_workers_prepare_what_the_training_process_would(
     for batches in both:
         torch.manual_seed(3)
         with batches:
-            epochs = [list(batches), list(batches)]
+            epochs = [epoch_of(batches), epoch_of(batches)]
             order = batches.order()
             next(batches.draw(order))  # broken off
             epochs.append(list(batches.draw(order, 1)))
@@ -228,6 +233,7 @@ def test_workers_prepare_what_the_training_process_would(
         for (frames, target), (theirs, labels) in zip(one, other, strict=True):
             assert torch.equal(frames, theirs)
             assert torch.equal(target, labels)
+            assert (theirs.dtype, labels.dtype) == (torch.float32, torch.uint8)
             assert theirs.is_contiguous(memory_format=torch.channels_last)
     assert [len(frames) for frames, _ in found[1][0]] == sizes
     if rank:  # no image was left for it
@@ -242,7 +248,7 @@ def test_an_error_of_a_worker_is_the_one_line_that_it_is_without(dataset: Folder
             dataset, catalogue.SPLIT, dataset.ids, transform=as_it_is, batch_size=2, workers=1
         ) as batches,
     ):
-        list(batches)
+        epoch_of(batches)
     assert multiprocessing.active_children() == []
 
 
@@ -254,5 +260,5 @@ def test_a_worker_that_is_killed_ends_the_run_with_one_line(dataset: FolderDatas
             dataset, catalogue.SPLIT, dataset.ids, transform=killed, batch_size=2, workers=1
         ) as batches,
     ):
-        list(batches)
+        epoch_of(batches)
     assert multiprocessing.active_children() == []

@@ -155,6 +155,7 @@ def test_weighed_parts_make_the_whole_batch_of_the_seenmask(
     parts = [(frames[:cut], target[:cut]), (frames[cut:], target[cut:])]
     whole = objective.weight(target)
     assert sum(objective.weight(t) for _, t in parts) == pytest.approx(whole, rel=1e-5)
+    assert objective.weight(target.to(torch.uint8)) == whole
     summed = sum(float(objective.loss(f, t)) * objective.weight(t) for f, t in parts)
     assert summed == pytest.approx(float(objective.loss(frames, target)) * whole, rel=1e-4)
 

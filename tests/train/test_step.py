@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from szn_runtime.errors import TrainingError
-from szn_train.batches import Batches
+from szn_train.batches import Batch, Batches, Drawn
 from szn_train.checkpoint import load_checkpoint
 from szn_train.classes import VOID
 from szn_train.config import StepConfig
@@ -101,11 +102,37 @@ def test_the_recorded_loss_is_the_mean_over_the_images(batches: Batches, tmp_pat
     values = iter([1.0, 2.0, 3.0, 10.0])
 
     def loss(frames: Tensor, target: Tensor) -> Tensor:
+        assert (frames.dtype, target.dtype) == (torch.float32, torch.int64)
         return next(values) + 0 * network.head.weight.sum()
 
     with History(tmp_path) as history:
         step_of(network, StepConfig(epochs=1), "seenmask").run(batches, loss, history, QUIET)
     assert history.rows[0]["loss"] == 4.0
+
+
+def test_the_start_of_workers_is_no_part_of_the_speed(
+    batches: Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    draw = batches.draw
+
+    def slow(order: list[Drawn], first: int = 0) -> Iterator[Batch]:
+        for position, batch in enumerate(draw(order, first)):
+            now[0] += 2.0 if position else 100.0
+            yield batch
+
+    monkeypatch.setattr(batches, "draw", slow)
+    monkeypatch.setattr("szn_train.step.time.perf_counter", lambda: now[0])
+
+    def loss(frames: Tensor, target: Tensor) -> Tensor:
+        now[0] += 1.0
+        return network.head.weight.sum()
+
+    network = Net()
+    with History(tmp_path) as history:
+        config = StepConfig(epochs=1, accumulation=2)
+        step_of(network, config).run(batches, loss, history, QUIET)
+    assert history.rows[0]["images_per_s"] == 4 / (3 * 2.0 + 4 * 1.0)
 
 
 @pytest.mark.parametrize(("name", "training"), [("embedding", True), ("seenmask", False)])

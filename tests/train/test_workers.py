@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -53,17 +54,25 @@ class Lines(Progress):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "device", "processes", "cores", "shared", "count", "line"),
+    ("wanted", "device", "processes", "here", "cores", "free_mb", "batch_mb", "count", "line"),
     [
-        ("auto", "cpu", 1, 16, None, 0, None),
-        ("auto", "cuda", 1, 16, None, 4, "4 processes prepare batches"),
-        ("auto", "cuda", 1, 16, 2 << 30, 4, "4 processes prepare batches"),
-        ("auto", "cuda", 1, 3, None, 3, "3 processes prepare batches"),
-        ("auto", "cuda", 8, 12, None, 1, "1 process prepares batches for each"),
-        ("auto", "cuda", 8, 4, 64 << 20, 0, None),
-        ("auto", "mps", 2, 5, None, 2, "2 processes prepare batches for each"),
-        (0, "cuda", 1, 16, None, 0, None),
-        (6, "cpu", 1, 2, 64 << 20, 6, "6 processes prepare batches"),
+        ("auto", "cpu", 1, None, 16, None, 1, 0, None),
+        ("auto", "cuda", 1, None, 16, None, 1, 4, "4 processes prepare batches"),
+        ("auto", "cuda", 1, None, 16, 1024, None, 4, "4 processes prepare batches"),
+        ("auto", "cuda", 1, "", 3, None, 1, 3, "3 processes prepare batches"),
+        ("auto", "cuda", 8, None, 12, None, 1, 1, "1 process prepares batches for each"),
+        ("auto", "cuda", 8, "4", 12, None, 1, 3, "3 processes prepare batches for each"),
+        ("auto", "cuda", 1, "4", 12, None, 1, 4, "4 processes prepare batches"),
+        ("auto", "cuda", 8, None, 4, 64, 100, 0, None),
+        ("auto", "mps", 2, None, 5, None, None, 2, "2 processes prepare batches for each"),
+        ("auto", "cuda", 1, None, 16, 64, 7, 4, "4 processes prepare batches"),
+        ("auto", "cuda", 1, None, 16, 62, 7, 3, "3 processes prepare batches: 62 of 63"),
+        ("auto", "cuda", 1, None, 16, 64, 20, 1, "1 process prepares batches: 64 of 180"),
+        ("auto", "cuda", 1, None, 16, 59, 20, 0, "no processes prepare batches: 59 of 180"),
+        ("auto", "cuda", 8, "2", 2, 64, 20, 0, "no processes prepare batches for each: 64 of 120"),
+        ("auto", "cuda", 1, None, 3, 1023, None, 0, "no processes prepare batches: 1023 of 1024"),
+        (0, "cuda", 1, None, 16, None, 1, 0, None),
+        (6, "cpu", 1, None, 2, 64, 100, 6, "6 processes prepare batches"),
     ],
 )
 def test_as_many_as_are_asked_for_or_as_a_gpu_needs(
@@ -71,16 +80,29 @@ def test_as_many_as_are_asked_for_or_as_a_gpu_needs(
     wanted: Workers,
     device: str,
     processes: int,
+    here: str | None,
     cores: int,
-    shared: int | None,
+    free_mb: int | None,
+    batch_mb: int | None,
     count: int,
     line: str | None,
 ) -> None:
     monkeypatch.setattr(workers, "usable_cores", lambda: cores)
-    monkeypatch.setattr(workers, "_shared_bytes", lambda: shared)
+    free, batch_bytes = (None if mb is None else mb << 20 for mb in (free_mb, batch_mb))
+    monkeypatch.setattr(workers, "_free_shared_bytes", lambda: free)
+    if here is None:
+        monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    else:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
     said = Lines()
-    assert worker_count(wanted, device=device, processes=processes, progress=said) == count
-    assert said.lines == ([line] if line else [])
+    found = worker_count(
+        wanted, device=device, processes=processes, batch_bytes=batch_bytes, progress=said
+    )
+    assert found == count
+    short = re.compile(
+        r"(: )/dev/shm has (\d+) MB free and \d need (\d+); give a container more .*"
+    )
+    assert [short.sub(r"\1\2 of \3", text) for text in said.lines] == ([line] if line else [])
 
 
 def test_a_container_with_little_shared_memory_is_told_what_to_do(
@@ -88,15 +110,16 @@ def test_a_container_with_little_shared_memory_is_told_what_to_do(
 ) -> None:
     monkeypatch.setattr(workers, "usable_cores", lambda: 16)
     monkeypatch.setattr(workers, "_SHARED_MEMORY", tmp_path)
-    monkeypatch.setattr(workers.shutil, "disk_usage", lambda _: SimpleNamespace(total=64 << 20))
+    monkeypatch.setattr(workers.shutil, "disk_usage", lambda _: SimpleNamespace(free=64 << 20))
     said = Lines()
-    assert worker_count("auto", device="cuda", processes=1, progress=said) == 0
+    size = 1250 << 20
+    assert worker_count("auto", device="cuda", processes=1, batch_bytes=size, progress=said) == 0
     assert said.lines == [
-        f"no processes prepare batches: {tmp_path} has 64 MB of 1024; give a container more "
-        "(docker run --shm-size 2g), or --workers N"
+        f"no processes prepare batches: {tmp_path} has 64 MB free and 4 need 11250; give a "
+        "container more (docker run --shm-size 11g), or --workers N"
     ]
     monkeypatch.setattr(workers, "_SHARED_MEMORY", tmp_path / "none")  # as on macOS
-    assert worker_count("auto", device="cuda", processes=1, progress=QUIET) == 4
+    assert worker_count("auto", device="cuda", processes=1, batch_bytes=size, progress=QUIET) == 4
 
 
 # their start ------------------------------------------------------------------------------------

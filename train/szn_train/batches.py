@@ -23,10 +23,15 @@ from szn_train.memory import memory_for
 from szn_train.transforms import Transform
 from szn_train.workers import START_METHOD, begin, ended_as_errors, starting
 
-__all__ = ["Batches", "Drawn"]
+__all__ = ["BYTES_PER_PIXEL", "Batch", "Batches", "Drawn"]
 
 Batch = tuple[Tensor, Tensor]
-"""Frames (N, 3, H, W) float32 and targets (N, H, W) int64."""
+"""Frames (N, 3, H, W) float32 and targets (N, H, W) uint8, which are an eighth of int64 on the way
+from a worker to the device; `ClassSplit` has no more labels than fit."""
+
+
+BYTES_PER_PIXEL = 13
+"""Of a batch: three values of its frame and a target."""
 
 
 class Drawn(NamedTuple):
@@ -37,10 +42,10 @@ class Drawn(NamedTuple):
 
 
 class Batches:
-    """Batches of some images of a data set, in a new random order each time they are iterated.
+    """Batches of some images of a data set, in an order that is drawn anew for each epoch.
 
     They are the same whatever process prepares them, and whatever else draws random numbers. One
-    iteration at a time; a context that ends the workers, which the first iteration starts.
+    order at a time; a context that ends the workers, which the first order starts.
 
     Args:
         dataset: Where the images come from.
@@ -82,10 +87,6 @@ class Batches:
 
     def __len__(self) -> int:
         return math.ceil(self._count / self._together)
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Frames (N, 3, H, W) float32 and targets (N, H, W) int64."""
-        yield from self.draw(self.order())
 
     def __enter__(self) -> Self:
         return self
@@ -132,10 +133,8 @@ class Batches:
         """The batches of some shares as workers send them."""
         self._shares[:] = shares
         with ended_as_errors():
-            with (
-                starting(),
-                warnings.catch_warnings(),
-            ):  # more of them than cores are the user's choice
+            with starting(), warnings.catch_warnings():
+                # more of them than cores are the user's choice
                 warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
                 self._loader = self._loader or self._new_loader()
                 self._running = iter(self._loader)
@@ -210,11 +209,11 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _stack(pairs: list[tuple[Tensor, Tensor]]) -> Batch:
-    """One batch (N, 3, H, W), (N, H, W); smaller frames are padded with zeros and void."""
+    """One batch (N, 3, H, W), (N, H, W) of uint8 targets; smaller frames are padded with zeros and void."""
     height = max(frame.shape[1] for frame, _ in pairs)
     width = max(frame.shape[2] for frame, _ in pairs)
     frames = torch.zeros(len(pairs), 3, height, width)
-    targets = torch.full((len(pairs), height, width), VOID)
+    targets = torch.full((len(pairs), height, width), VOID, dtype=torch.uint8)
     for row, (frame, target) in enumerate(pairs):
         frames[row, :, : frame.shape[1], : frame.shape[2]] = frame
         targets[row, : target.shape[0], : target.shape[1]] = target

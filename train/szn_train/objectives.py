@@ -20,7 +20,7 @@ from szn_train.semantic import LabelSpace
 __all__ = ["Loss", "Objective", "embedding_objective", "labelled_pixels", "seenmask_objective"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""Frames (N, 3, H, W) and targets (N, H, W) to a scalar, the mean over the batch."""
+"""Frames (N, 3, H, W) and targets (N, H, W) int64 to a scalar, the mean over the batch."""
 
 Grid = Callable[[Tensor], Tensor]
 """Frames (N, 3, H, W) to a head's grid (N, channels, h, w)."""
@@ -32,9 +32,9 @@ class Objective:
 
     Attributes:
         loss: Mean over the batch.
-        weight: Of a batch, from its targets: the number that `loss` divides by. Batches that share
-            an optimiser step, on one process or several, are weighed with it, so that they give
-            the gradient of one large batch.
+        weight: Of a batch, from its targets (N, H, W) of any integers: the number that `loss`
+            divides by. Batches that share an optimiser step, on one process or several, are
+            weighed with it, so that they give the gradient of one large batch.
     """
 
     loss: Loss
@@ -112,7 +112,7 @@ def seenmask_objective(
     def weight(target: Tensor) -> float:
         if weights is None:
             return labelled_pixels(target)
-        known = target[target != VOID].cpu()
+        known = target[target != VOID].cpu().long()  # uint8 would be a mask, not indices
         return float(weights[seen[known].long()].sum())
 
     return Objective(loss=loss, weight=weight)

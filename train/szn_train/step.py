@@ -7,6 +7,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from szn_runtime.errors import TrainingError
-from szn_train.batches import Batches
+from szn_train.batches import Batch, Batches
 from szn_train.config import StepConfig
 from szn_train.history import History
 from szn_train.memory import memory_for
@@ -25,7 +26,6 @@ from szn_train.progress import Progress
 
 __all__ = ["Loss", "TrainingStep", "epoch_seed"]
 
-Batch = tuple[Tensor, Tensor]
 Row = dict[str, str | int | float]
 
 
@@ -192,13 +192,15 @@ class TrainingStep:
         if own and own.get("batches"):
             first, total, images = own["batches"], own["total"], own["images"]
             self._processes.load_random_state(own["random"])
-        config, rate, earlier, started = self._config, 0.0, images, time.perf_counter()
+        config, rate, earlier = self._config, 0.0, images
         length, speed = len(batches), 0.0
         # The bar counts the batches of all epochs to come, so that the time left is the step's.
         with progress.task(
             f"{self._name} {epoch + 1}/{config.epochs}", length * (config.epochs - epoch) - first
         ) as task:
             drawn = batches.draw(order, first)
+            drawn = chain(list(islice(drawn, 1)), drawn)
+            started = time.perf_counter()  # the start of workers is no part of the speed
             for position, group in _groups(drawn, first, config.accumulation):
                 rate = learning_rate(config, (epoch + position / length) / config.epochs)
                 for parameters in self._optimizer.param_groups:
@@ -251,7 +253,7 @@ class TrainingStep:
             last = target is group[-1][1]
             context = nullcontext() if last else processes.unsynced(self._shared)
             with context, memory_for(f"{size} in step {self._name!r}"):
-                value = loss(self._placed(frames), self._placed(target))
+                value = loss(self._placed(frames), self._placed(target).long())
                 summed, count = processes.total(value.item() * len(frames), len(frames))
                 if not math.isfinite(summed):  # all processes see it, and none waits for another
                     raise TrainingError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from szn_runtime.errors import TrainingError
-from szn_train.batches import Batches
+from szn_train.batches import BYTES_PER_PIXEL, Batches
 from szn_train.cell_sample import GridReader
 from szn_train.checkpoint import load_checkpoint, save_label_space, save_weights, write_json
 from szn_train.classes import ClassSplit
@@ -72,6 +73,7 @@ def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool
         config.workers,
         device=processes.device.type,
         processes=processes.count,
+        batch_bytes=_batch_bytes(config),
         progress=progress,
     )
     dataset = open_dataset(config, Path(config.data), config.train_split)
@@ -286,6 +288,19 @@ class _Steps:
                 weight=objective.weight,
                 score=score,
             )
+
+
+def _batch_bytes(config: TrainConfig) -> int | None:
+    """What a batch takes at most in either step; None where frames keep their own size."""
+    side = math.ceil(config.long_side / config.stride) * config.stride
+    steps = [config.embedding_step, *([] if config.fits_seenmask else [config.seenmask_step])]
+    if not config.resize and not all(step.augment for step in steps):
+        return None
+    sizes = [config.crop_hw if step.augment else (side, side) for step in steps]
+    pixels = (
+        s.batch_size * height * width for s, (height, width) in zip(steps, sizes, strict=True)
+    )
+    return max(pixels) * BYTES_PER_PIXEL
 
 
 def _plain(config: TrainConfig) -> dict[str, Any]:

@@ -27,44 +27,75 @@ worker from a signal handler, at any line."""
 
 _MOST = 4
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - nothing is written there
+_AHEAD = 2
+"""Batches that each worker has ready in shared memory, torch's default; one more is in use."""
 _LEAST_SHARED_BYTES = 1 << 30
-"""Batches reach the training process through shared memory. Of the 64 MB that containers have by
-default eight ready batches fill all."""
+"""Where the size of a batch is not known; containers have 64 MB by default."""
 
 _ENDS = ("DataLoader worker (pid", "Pin memory thread exited", "unable to allocate shared memory")
 """What torch says of a worker that is no more or cannot send its batch."""
 
 
-def worker_count(wanted: Workers, *, device: str, processes: int, progress: Progress) -> int:
+def worker_count(
+    wanted: Workers, *, device: str, processes: int, batch_bytes: int | None, progress: Progress
+) -> int:
     """How many processes prepare the batches of this one; a line says it if there are any.
 
     Args:
         wanted: Their number, or "auto": none where the network needs the CPU's cores, up to four
-            where it has a GPU.
+            where it has a GPU, as far as cores and shared memory go.
         device: Type of the device that trains, as torch names it.
-        processes: Those that share the run and the cores.
+        processes: Those that share the run. The cores and the shared memory are divided among
+            those of this machine.
+        batch_bytes: What a batch takes at most; None where it is not known.
         progress: Where the line goes.
     """
-    count = 0 if wanted == "auto" else wanted
+    count, why = 0 if wanted == "auto" else wanted, ""
     if wanted == "auto" and device != "cpu":
-        count = min(_MOST, usable_cores() // processes)
-        shared = _shared_bytes()
-        if count and shared is not None and shared < _LEAST_SHARED_BYTES:
-            progress.line(
-                f"no processes prepare batches: {_SHARED_MEMORY} has {shared / 2**20:.0f} MB of "
-                "1024; give a container more (docker run --shm-size 2g), or --workers N"
-            )
-            return 0
-    if count:
+        here = _on_this_machine(processes)
+        most = min(_MOST, usable_cores() // here)
+        count, why = _fitting(most, batch_bytes and batch_bytes * here)
+    if count or why:
         each = " for each" if processes > 1 else ""
-        what = "1 process prepares" if count == 1 else f"{count} processes prepare"
-        progress.line(f"{what} batches{each}")
+        what = "1 process prepares" if count == 1 else f"{count or 'no'} processes prepare"
+        progress.line(f"{what} batches{each}{why}")
     return count
 
 
-def _shared_bytes() -> int | None:
-    """Size of the shared memory, or None where it has no limit of its own."""
-    return shutil.disk_usage(_SHARED_MEMORY).total if _SHARED_MEMORY.is_dir() else None
+def _fitting(most: int, batch_bytes: int | None) -> tuple[int, str]:
+    """How many workers the free shared memory has room for, and why if those are fewer.
+
+    Args:
+        most: Their number if it has enough.
+        batch_bytes: Of a batch of every process of this machine.
+    """
+    free = _free_shared_bytes()
+    if free is None:
+        return most, ""
+    if batch_bytes is None:
+        needed = _LEAST_SHARED_BYTES
+        count = most if free >= needed else 0
+    else:
+        needed = batch_bytes * (_AHEAD * most + 1)
+        count = min(most, max(free // batch_bytes - 1, 0) // _AHEAD)
+    if count == most:
+        return most, ""
+    return count, (
+        f": {_SHARED_MEMORY} has {free / 2**20:.0f} MB free and {most} need "
+        f"{needed / 2**20:.0f}; give a container more (docker run --shm-size "
+        f"{needed // 2**30 + 1}g), or --workers N"
+    )
+
+
+def _on_this_machine(processes: int) -> int:
+    """How many of the processes of a run are on this machine, as torchrun and accelerate tell."""
+    told = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return min(max(int(told), 1), processes) if told.isdecimal() else processes
+
+
+def _free_shared_bytes() -> int | None:
+    """What is left of the shared memory, or None where it has no limit of its own."""
+    return shutil.disk_usage(_SHARED_MEMORY).free if _SHARED_MEMORY.is_dir() else None
 
 
 @contextmanager
