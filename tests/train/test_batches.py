@@ -13,7 +13,7 @@ from torch import Tensor
 
 from szn_runtime.errors import InputError, TrainingError
 from szn_train.backbones import BackboneInfo
-from szn_train.batches import Batches, Drawn
+from szn_train.batches import BYTES_PER_PIXEL, Batches, Drawn
 from szn_train.classes import VOID
 from szn_train.datasets import FolderDataset
 from szn_train.transforms import augmented, plain, preprocess_of
@@ -80,6 +80,7 @@ def test_smaller_images_are_padded_with_zeros_and_void(dataset: FolderDataset) -
     assert frames.shape == (5, 3, 16, 20)
     assert targets.shape == (5, 16, 20)
     assert (frames.dtype, targets.dtype) == (torch.float32, torch.uint8)
+    assert frames.nbytes + targets.nbytes == targets.numel() * BYTES_PER_PIXEL
     assert frames.is_contiguous(memory_format=torch.channels_last)
     torch.manual_seed(0)
     order = torch.randperm(5).tolist()

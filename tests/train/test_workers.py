@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from click.testing import CliRunner
 
 from szn_runtime.errors import TrainingError
 from szn_train import workers
+from szn_train.batches import BYTES_PER_PIXEL
 from szn_train.checkpoint import load_checkpoint, load_weights
 from szn_train.cli import train_main
 from szn_train.config import StepConfig, TrainConfig, Workers, load_preset
@@ -26,6 +28,7 @@ from tests.conftest import REPOSITORY
 from tests.train import catalogue
 
 QUIET = Progress(quiet=True)
+CROPPED = StepConfig(epochs=1, batch_size=5, augment=True)
 
 
 def run_script(script: Path) -> tuple[int, str, str]:
@@ -99,10 +102,8 @@ def test_as_many_as_are_asked_for_or_as_a_gpu_needs(
         wanted, device=device, processes=processes, batch_bytes=batch_bytes, progress=said
     )
     assert found == count
-    short = re.compile(
-        r"(: )/dev/shm has (\d+) MB free and \d need (\d+); give a container more .*"
-    )
-    assert [short.sub(r"\1\2 of \3", text) for text in said.lines] == ([line] if line else [])
+    short = re.compile(r"/dev/shm has (\d+) MB free and \d need (\d+); give a container more .*")
+    assert [short.sub(r"\1 of \2", text) for text in said.lines] == ([line] if line else [])
 
 
 def test_a_container_with_little_shared_memory_is_told_what_to_do(
@@ -120,6 +121,34 @@ def test_a_container_with_little_shared_memory_is_told_what_to_do(
     ]
     monkeypatch.setattr(workers, "_SHARED_MEMORY", tmp_path / "none")  # as on macOS
     assert worker_count("auto", device="cuda", processes=1, batch_bytes=size, progress=QUIET) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "pixels"),
+    [
+        ({"crop_hw": (96, 64)}, 4 * 64 * 64),  # of the second step, which is not augmented
+        ({"crop_hw": (96, 64), "seenmask_step": CROPPED}, 5 * 96 * 64),
+        ({"long_side": 65}, 4 * 96 * 96),
+        ({"seenmask": "statistics"}, 3 * 64 * 64),  # has no second step
+        ({"resize": False}, None),
+        ({"resize": False, "embedding_step": CROPPED}, None),
+        ({"resize": False, "embedding_step": CROPPED, "seenmask_step": CROPPED}, 5 * 64 * 64),
+    ],
+)
+def test_shared_memory_is_compared_with_the_largest_batch_of_the_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, changes: dict[str, Any], pixels: int | None
+) -> None:
+    class Asked(Exception):  # noqa: N818 - it is none
+        pass
+
+    def asked(_: Workers, **facts: Any) -> int:
+        raise Asked(facts["batch_bytes"])
+
+    monkeypatch.setattr("szn_train.trainer.worker_count", asked)
+    config = catalogue.tiny_config(tmp_path, tmp_path, **changes)
+    with pytest.raises(Asked) as caught:
+        train(config, tmp_path / "run", progress=QUIET)
+    assert caught.value.args == (pixels and pixels * BYTES_PER_PIXEL,)
 
 
 # their start ------------------------------------------------------------------------------------

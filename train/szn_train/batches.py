@@ -209,7 +209,7 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _stack(pairs: list[tuple[Tensor, Tensor]]) -> Batch:
-    """One batch (N, 3, H, W), (N, H, W) of uint8 targets; smaller frames are padded with zeros and void."""
+    """One batch (N, 3, H, W), (N, H, W); smaller frames are padded with zeros and void."""
     height = max(frame.shape[1] for frame, _ in pairs)
     width = max(frame.shape[2] for frame, _ in pairs)
     frames = torch.zeros(len(pairs), 3, height, width)

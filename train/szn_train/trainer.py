@@ -296,11 +296,9 @@ def _batch_bytes(config: TrainConfig) -> int | None:
     steps = [config.embedding_step, *([] if config.fits_seenmask else [config.seenmask_step])]
     if not config.resize and not all(step.augment for step in steps):
         return None
-    sizes = [config.crop_hw if step.augment else (side, side) for step in steps]
-    pixels = (
-        s.batch_size * height * width for s, (height, width) in zip(steps, sizes, strict=True)
-    )
-    return max(pixels) * BYTES_PER_PIXEL
+    frames = [math.prod(config.crop_hw) if step.augment else side**2 for step in steps]
+    pixels = max(step.batch_size * each for step, each in zip(steps, frames, strict=True))
+    return pixels * BYTES_PER_PIXEL
 
 
 def _plain(config: TrainConfig) -> dict[str, Any]:
