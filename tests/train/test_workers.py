@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import importlib
+import inspect
+import mmap
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +30,7 @@ from szn_train.trainer import train
 from szn_train.workers import ended_as_errors, worker_count
 from tests.conftest import REPOSITORY
 from tests.train import catalogue
+from tests.train.killed import Killed
 
 QUIET = Progress(quiet=True)
 CROPPED = StepConfig(epochs=1, batch_size=5, augment=True)
@@ -102,7 +107,7 @@ def test_as_many_as_are_asked_for_or_as_a_gpu_needs(
         wanted, device=device, processes=processes, batch_bytes=batch_bytes, progress=said
     )
     assert found == count
-    short = re.compile(r"/dev/shm has (\d+) MB free and \d need (\d+); give a container more .*")
+    short = re.compile(r"\S+ has (\d+) MB free and \d need (\d+); give a container more .*")
     assert [short.sub(r"\1 of \2", text) for text in said.lines] == ([line] if line else [])
 
 
@@ -181,20 +186,100 @@ def test_the_first_workers_of_a_process_start_deaf_to_ctrl_c_which_is_not(tmp_pa
 # their end --------------------------------------------------------------------------------------
 
 
+def error_of(error: Exception) -> str:
+    """What becomes of an error that is met as batches are waited for."""
+    with pytest.raises(TrainingError) as caught, ended_as_errors():
+        raise error
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+@contextmanager
+def limited(kind: str, count: int) -> Iterator[None]:
+    """A context in which the system gives this process only so much of something."""
+    resource = pytest.importorskip("resource")
+    number = getattr(resource, kind)
+    before = resource.getrlimit(number)
+    resource.setrlimit(number, (count, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(number, before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="tensors are shared otherwise")
+def test_a_batch_that_no_file_is_left_for_is_an_error_that_says_what_to_do() -> None:
+    with pytest.raises(RuntimeError) as caught, limited("RLIMIT_NOFILE", 0):
+        torch.zeros(9).share_memory_()  # type: ignore[no-untyped-call]
+    expected = "too many open files for the processes that prepare batches; raise their number (ul"
+    assert expected in error_of(caught.value)
+    # as torch passes it on from a worker
+    assert expected in error_of(RuntimeError(f"Caught RuntimeError in DataLoader:\n{caught.value}"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="tensors are shared otherwise")
+def test_the_text_that_full_shared_memory_is_known_by_is_torchs() -> None:
+    said = "unable to allocate shared memory"
+    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as code:
+        assert code.find(said.encode()) >= 0
+    text = f"Caught RuntimeError in DataLoader worker process 0.\nRuntimeError: {said}(shm) for ..."
+    assert "give fewer --workers, or 0, or a container more shared" in error_of(RuntimeError(text))
+
+
+def test_workers_that_cannot_start_for_want_of_files_are_an_error_that_says_what_to_do() -> None:
+    with pytest.raises(OSError, match="open files") as caught, limited("RLIMIT_NOFILE", 0):
+        os.pipe()
+    assert "(ulimit -n 65536), or give fewer --workers" in error_of(caught.value)
+
+
 @pytest.mark.parametrize(
-    "text",
+    ("module", "said", "expected"),
     [
-        "DataLoader worker (pid(s) 12) exited unexpectedly",
-        "Pin memory thread exited unexpectedly",
-        "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback ...\nRuntimeError:"
-        " unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)",
+        ("torch.utils.data.dataloader", "DataLoader worker (pid", "as for want of memory"),
+        ("torch.utils.data.dataloader", "Pin memory thread exited", "as for want of memory"),
+        ("torch.utils.data.dataloader", "Too many open files. Comm", "ulimit -n"),
+        ("multiprocessing.reduction", "items of ancdata", "ulimit -n"),
     ],
 )
-def test_what_torch_says_of_a_worker_that_is_no_more_becomes_one_line(text: str) -> None:
-    expected = "give fewer --workers, or 0, or a"
-    with pytest.raises(TrainingError, match=expected) as caught, ended_as_errors():
-        raise RuntimeError(text)
-    assert "\n" not in str(caught.value)
+def test_texts_that_errors_are_known_by_are_those_of_the_libraries(
+    module: str, said: str, expected: str
+) -> None:
+    assert said in inspect.getsource(importlib.import_module(module))
+    assert expected in error_of(RuntimeError(f"{said} ..."))
+
+
+@pytest.mark.parametrize(
+    "error", [EOFError(), ConnectionResetError(104, "reset"), BrokenPipeError()]
+)
+def test_a_lost_connection_to_a_worker_is_its_end(error: Exception) -> None:
+    assert "ended unexpectedly, as for want of memory" in error_of(error)
+
+
+def test_a_script_that_workers_cannot_import_is_told_what_it_lacks(tmp_path: Path) -> None:
+    script = tmp_path / "unguarded.py"
+    data, words = catalogue.write_dataset(tmp_path / "data"), catalogue.write_words(tmp_path / "w")
+    script.write_text(
+        "from pathlib import Path\n"
+        "from szn_train.progress import Progress\n"
+        "from szn_train.trainer import train\n"
+        "from tests.train.catalogue import tiny_config\n"
+        f"config = tiny_config(Path({str(data)!r}), Path({str(words)!r}), workers=1)\n"
+        f"train(config, Path({str(tmp_path / 'run')!r}), progress=Progress(quiet=True))\n"
+    )
+    status, _, said = run_script(script)
+    told = [line for line in said.splitlines() if line.startswith("szn_runtime.errors.")]
+    fix = 'call it under `if __name__ == "__main__":` in the script'
+    assert status == 1
+    assert len(told) == 2, said
+    assert f"a process that prepares batches started training; {fix}" in told[0]
+    assert f"could not import the script that trains; {fix}" in told[1]
+
+
+def test_other_errors_of_files_stay_what_they_are() -> None:
+    with pytest.raises(FileNotFoundError), ended_as_errors():
+        raise FileNotFoundError(2, "No such file or directory")
 
 
 def test_a_bug_in_a_worker_stays_one() -> None:
@@ -203,10 +288,6 @@ def test_a_bug_in_a_worker_stays_one() -> None:
 
 
 # runs -------------------------------------------------------------------------------------------
-
-
-class Killed(BaseException):
-    """Stands for a process that is killed."""
 
 
 class KilledAfter(Lines):

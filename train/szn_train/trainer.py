@@ -36,7 +36,7 @@ from szn_train.semantic import LabelSpace, label_space
 from szn_train.step import TrainingStep
 from szn_train.transforms import Transform, augmented, plain, preprocess_of
 from szn_train.validation import Validation
-from szn_train.workers import worker_count
+from szn_train.workers import refuse_in_workers, worker_count
 
 __all__ = ["train"]
 
@@ -50,6 +50,9 @@ def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool
     Under `torchrun` or `accelerate launch` every process calls this with the same arguments and
     the same folder, which they must share; the first one writes and prints.
 
+    With workers, the default on GPUs, a script calls this under `if __name__ == "__main__":`, since
+    they import it.
+
     Args:
         config: What to train; when resuming, the run's own configuration.
         folder: Run folder, made if need be. It gets `config.json`, `selection.json`,
@@ -61,9 +64,10 @@ def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool
     Raises:
         InputError: If the data cannot be used.
         TrainingError: If there are too few labels, images or cells for a seenmask of statistics,
-            the loss is not finite, memory or disk are full, or the checkpoint is missing, damaged
-            or of another configuration.
+            the loss is not finite, memory or disk are full, the checkpoint is missing, damaged or
+            of another configuration, or workers end, as where their import of a script calls this.
     """
+    refuse_in_workers()
     processes = Processes(config.precision)
     if not processes.is_main:
         progress = Progress(quiet=True)

@@ -6,10 +6,12 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
+from multiprocessing.spawn import get_preparation_data
 from pathlib import Path
 
 from szn_runtime._cv import cv2
@@ -18,7 +20,14 @@ from szn_runtime.errors import TrainingError
 from szn_train.config import Workers
 from szn_train.progress import Progress
 
-__all__ = ["START_METHOD", "begin", "ended_as_errors", "starting", "worker_count"]
+__all__ = [
+    "START_METHOD",
+    "begin",
+    "ended_as_errors",
+    "refuse_in_workers",
+    "starting",
+    "worker_count",
+]
 
 START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 """Not "fork", which copies a process with threads and a GPU into one where neither works. Children
@@ -34,6 +43,13 @@ _LEAST_SHARED_BYTES = 1 << 30
 
 _ENDS = ("DataLoader worker (pid", "Pin memory thread exited", "unable to allocate shared memory")
 """What torch says of a worker that is no more or cannot send its batch."""
+_FILES = ("Too many open files", "items of ancdata")
+"""What torch and multiprocessing say where no file can be opened: each batch in shared memory is
+two."""
+_GUARD = (
+    'call it under `if __name__ == "__main__":` in the script, which these processes import, or '
+    "with workers=0"
+)
 
 
 def worker_count(
@@ -127,20 +143,55 @@ def _end_with_the_parent() -> None:
         os._exit(1)
 
 
-@contextmanager
-def ended_as_errors() -> Iterator[None]:
-    """A context for the wait for a worker's batch.
+def refuse_in_workers() -> None:
+    """Keep a script that starts training as it is imported from doing so in the workers.
 
     Raises:
-        TrainingError: If a worker ended or has no shared memory, which are RuntimeErrors of torch.
+        TrainingError: In a process that imports the script to become a worker.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise TrainingError("a process that prepares batches started training", fix=_GUARD)
+
+
+@contextmanager
+def ended_as_errors() -> Iterator[None]:
+    """A context for the start of workers and the wait for their batches.
+
+    Raises:
+        TrainingError: If a worker ended, or there is no shared memory or no file left for it,
+            which are errors of torch and of multiprocessing.
     """
     try:
         yield
-    except RuntimeError as error:
-        if not any(text in str(error) for text in _ENDS):
+    except (RuntimeError, OSError, EOFError) as error:
+        if any(text in str(error) for text in _FILES):
+            raise TrainingError(
+                "too many open files for the processes that prepare batches",
+                fix="raise their number (ulimit -n 65536), or give fewer --workers, or 0; "
+                "--resume goes on from the last checkpoint",
+            ) from error
+        lost = isinstance(error, EOFError | ConnectionError)
+        if not lost and not any(text in str(error) for text in _ENDS):
             raise
+        if _imports_a_script_without_guard():
+            raise TrainingError(
+                "the processes that prepare batches could not import the script that trains",
+                fix=_GUARD,
+            ) from error
         raise TrainingError(
             "a process that prepares batches ended unexpectedly, as for want of memory",
             fix="give fewer --workers, or 0, or a container more shared memory (docker run "
             "--shm-size); --resume goes on from the last checkpoint",
         ) from error
+
+
+def _imports_a_script_without_guard() -> bool:
+    """Whether workers import the script of this process, and it never asks if it is imported."""
+    prepared = get_preparation_data("worker")
+    path = getattr(sys.modules["__main__"], "__file__", None)
+    if path is None or not {"init_main_from_name", "init_main_from_path"} & prepared.keys():
+        return False
+    try:
+        return b"__main__" not in Path(path).read_bytes()
+    except OSError:
+        return False
