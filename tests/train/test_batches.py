@@ -241,6 +241,26 @@ def test_workers_prepare_what_the_training_process_would(
         assert all((epoch[-1][1] == VOID).all() for epoch in found[1])
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_pinned_batches_of_workers_are_those_of_the_training_process(
+    dataset: FolderDataset,
+) -> None:
+    transform = augmented(preprocess_of(INFO, 64), (32, 64))
+    order, found = drawn(3, 0, 4, 1, 2), []
+    for workers in (0, 2):
+        with Batches(
+            dataset, catalogue.SPLIT, dataset.ids, transform=transform, batch_size=2,
+            workers=workers, pinned=True,
+        ) as batches:  # fmt: skip
+            found.append(list(batches.draw(order)))
+    for (frames, targets), (theirs, labels) in zip(*found, strict=True):
+        for ours, other in ((frames, theirs), (targets, labels)):
+            assert other.is_pinned()
+            assert (other.dtype, other.stride()) == (ours.dtype, ours.stride())
+            assert torch.equal(other, ours)
+            assert torch.equal(other.to("cuda", non_blocking=True).cpu(), ours)
+
+
 def test_an_error_of_a_worker_is_the_one_line_that_it_is_without(dataset: FolderDataset) -> None:
     (dataset.root / "masks" / "i3.png").unlink()
     with (

@@ -22,7 +22,7 @@ from click.testing import CliRunner
 from szn_runtime.errors import TrainingError
 from szn_train import workers
 from szn_train.batches import BYTES_PER_PIXEL
-from szn_train.checkpoint import load_checkpoint, load_weights
+from szn_train.checkpoint import load_checkpoint, load_weights, read_json
 from szn_train.cli import train_main
 from szn_train.config import StepConfig, TrainConfig, Workers, load_preset
 from szn_train.progress import Progress
@@ -329,7 +329,11 @@ def test_a_run_is_the_same_whatever_prepares_its_batches_before_and_after_it_is_
         go("broken", 1, said)
     assert "1 process prepares batches" in said.lines
     assert load_checkpoint(tmp_path / "broken" / "checkpoint.pt")["batches"] == 1
+    config = read_json(tmp_path / "broken" / "config.json")
+    assert config["config"]["workers"] == 1
     go("broken", 0, QUIET, resume=True)
+    resumed = read_json(tmp_path / "broken" / "config.json")
+    assert resumed == {**config, "config": {**config["config"], "workers": 0}}
     one, other = (load_weights(tmp_path / n / "model.safetensors") for n in ("whole", "broken"))
     for name, value in one.items():
         assert torch.equal(other[name], value), name

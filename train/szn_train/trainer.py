@@ -17,7 +17,13 @@ from torch import Tensor, nn
 from szn_runtime.errors import TrainingError
 from szn_train.batches import BYTES_PER_PIXEL, Batches
 from szn_train.cell_sample import GridReader
-from szn_train.checkpoint import load_checkpoint, save_label_space, save_weights, write_json
+from szn_train.checkpoint import (
+    load_checkpoint,
+    read_json,
+    save_label_space,
+    save_weights,
+    write_json,
+)
 from szn_train.classes import ClassSplit
 from szn_train.config import StepConfig, TrainConfig
 from szn_train.datasets import Dataset, Selection, open_dataset, select
@@ -59,7 +65,7 @@ def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool
             `label_space.npz`, `checkpoint.pt`, `history.csv`, TensorBoard events, `best.pt` where
             a step may stop early and, once finished, `model.safetensors`.
         progress: Where lines and bars go.
-        resume: Go on from the folder's checkpoint.
+        resume: Go on from the folder's checkpoint. Another number of workers stays the run's.
 
     Raises:
         InputError: If the data cannot be used.
@@ -123,6 +129,8 @@ def train(config: TrainConfig, folder: Path, *, progress: Progress, resume: bool
             network.load_state_dict(checkpoint["network"])
         except (RuntimeError, TypeError, AttributeError) as error:
             raise TrainingError(f"{folder}/checkpoint.pt does not fit its config.json") from error
+        if processes.is_main:
+            _keep_workers(folder, config)
     elif processes.is_main:
         _start_folder(folder, config, dataset, selection.facts(split), space)
     processes.wait()
@@ -343,6 +351,15 @@ def _checkpoint(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any] | None
             fix="resume with as many",
         )
     return state
+
+
+def _keep_workers(folder: Path, config: TrainConfig) -> None:
+    """Write the number of workers that a run is resumed with, for those who resume it next."""
+    path = folder / "config.json"
+    values = read_json(path)
+    if values["config"].get("workers", "auto") != config.workers:
+        values["config"]["workers"] = config.workers
+        write_json(path, values)
 
 
 def _start_folder(
