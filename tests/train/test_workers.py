@@ -36,11 +36,11 @@ QUIET = Progress(quiet=True)
 CROPPED = StepConfig(epochs=1, batch_size=5, augment=True)
 
 
-def run_script(script: Path) -> tuple[int, str, str]:
+def run_script(script: Path, *arguments: str) -> tuple[int, str, str]:
     """Exit status and output of a script in an interpreter of its own."""
     paths = [str(REPOSITORY), *sys.path]
     done = subprocess.run(
-        [sys.executable, str(script)],
+        [sys.executable, str(script), *arguments],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)},
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
@@ -181,6 +181,34 @@ def test_the_first_workers_of_a_process_start_deaf_to_ctrl_c_which_is_not(tmp_pa
     script = tmp_path / "starts.py"
     script.write_text(STARTS)
     assert run_script(script) == (0, "True False\n", "")
+
+
+HANDS_OVER = """
+import os, sys
+from multiprocessing import connection, current_process, resource_sharer
+from szn_train.workers import begin
+
+begin(0)
+shared = resource_sharer.DupFd(0)  # like a tensor that is sent: starts a thread that hands it over
+address, key = shared._id
+if sys.argv[1:] == ["bug"]:
+    with connection.Client(address, authkey=current_process().authkey) as client:
+        client.send((key + 1, os.getpid()))
+else:
+    connection.Client(address).close()
+os.close(shared.detach())  # after the other, since the thread serves one by one
+print("handed over")
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="tensors are shared otherwise")
+def test_a_worker_says_nothing_when_who_asked_for_a_batch_is_gone(tmp_path: Path) -> None:
+    script = tmp_path / "hands_over.py"
+    script.write_text(HANDS_OVER)
+    assert run_script(script) == (0, "handed over\n", "")
+    status, output, said = run_script(script, "bug")
+    assert (status, output) == (0, "handed over\n")
+    assert "KeyError: 2" in said  # other errors are not hidden
 
 
 # their end --------------------------------------------------------------------------------------

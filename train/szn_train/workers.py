@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.spawn import get_preparation_data
 from pathlib import Path
+from types import TracebackType
 
 from szn_runtime._cv import cv2
 from szn_runtime.backends.base import usable_cores
@@ -131,8 +132,17 @@ def starting() -> Iterator[None]:
 def begin(_: int) -> None:
     """What a worker does first: bind its life to the training process, and take one thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where `starting` could not block it
+    sys.excepthook = _show_unless_lost
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     cv2.setNumThreads(1)
+
+
+def _show_unless_lost(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Errors of the thread that hands batches over, but not that Ctrl-C ended who asked for one."""
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _end_with_the_parent() -> None:
