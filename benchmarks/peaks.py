@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from szn_runtime.backends._openvino_core import openvino_core
+
 __all__ = ["Peaks", "ProductPeak"]
 
 _SIDE, _PRODUCTS = 2048, 4  # in a row, so that converting input and output hardly counts
@@ -129,7 +131,7 @@ def _products(precision: str, threads: int) -> tuple[Callable[[], Any], str]:
     if importlib.util.find_spec("openvino") is not None:
         import openvino as ov
 
-        core = ov.Core()
+        core = openvino_core()
         capable = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision not in _TYPES or precision.upper() not in capable:
             raise LookupError(f"no {precision} products in OpenVINO here")

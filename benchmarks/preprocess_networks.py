@@ -9,6 +9,7 @@ import click
 from preprocess_graphs import with_levels_as_input
 from preprocess_preparations import OURS, Array
 
+from szn_runtime.backends._openvino_core import openvino_core
 from szn_runtime.backends.base import usable_cores
 from szn_runtime.bundle import Bundle
 from szn_runtime.manifest import Manifest
@@ -94,7 +95,7 @@ def _open_openvino(
     """
     import openvino as ov
 
-    core = ov.Core()
+    core = openvino_core()
     if precision.upper() not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise LookupError(f"OpenVINO has no {precision} here")
     loaded = core.read_model(model)

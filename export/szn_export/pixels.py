@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from szn_runtime.backends import Backend, BackendOptions, Grids
+from szn_runtime.backends._openvino_core import openvino_core
 from szn_runtime.backends.base import check_frames
-from szn_runtime.errors import BackendError, MissingDependencyError
+from szn_runtime.errors import BackendError
 from szn_runtime.manifest import Manifest
 
 __all__ = ["PixelsBackend", "pixels_of"]
@@ -60,15 +61,9 @@ class PixelsBackend(Backend):
     def __init__(
         self, xml: bytes, weights: bytes, manifest: Manifest, options: BackendOptions
     ) -> None:
-        try:
-            import openvino as ov
-        except ImportError as error:
-            raise MissingDependencyError(
-                "OpenVINO is not installed", got=error, fix='pip install "szn[openvino]"'
-            ) from error
+        core = openvino_core()
         self._manifest, self.threads = manifest, options.cpu_threads
         try:
-            core = ov.Core()
             self._request: Any = core.compile_model(
                 core.read_model(model=xml, weights=weights),
                 "CPU",

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from szn_runtime.backends._openvino_core import openvino_core
 from szn_runtime.errors import ExportError, MissingDependencyError
 from szn_runtime.manifest import Preprocess
 
@@ -44,7 +45,7 @@ def ir_from_onnx(
             "OpenVINO is not installed", got=error, fix='pip install "szn[openvino]"'
         ) from error
     try:
-        network = ov.Core().read_model(model)
+        network = openvino_core().read_model(model)
         # built with no step too: it folds what OpenVINO's reader computes of constants
         processor = PrePostProcessor(network)
         if preprocess is not None:

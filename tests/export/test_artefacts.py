@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import openvino
 import pytest
 from click.testing import CliRunner
 from onnx import numpy_helper
@@ -22,6 +21,7 @@ from szn_export.export import ExportResult, export
 from szn_export.gate import DEFAULT_BUDGETS, Budget
 from szn_export.to_tensorrt import TensorRTConfig
 from szn_runtime import load
+from szn_runtime.backends._openvino_core import openvino_core
 from szn_runtime.bundle import Bundle
 from szn_runtime.errors import BackendError
 from szn_train.progress import Progress
@@ -112,7 +112,7 @@ def test_the_report_names_every_runner(whole: Whole) -> None:
 
 
 def test_int8_with_the_rest_in_bf16_is_a_way_to_run_it_alone(whole: Whole) -> None:
-    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" not in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this CPU has no bf16")
     (row,) = (row for row in whole.result.rows if row.runner == "openvino int8-bf16")
     assert (row.artefact, row.precision, row.own) == ("model.int8.onnx", "int8", False)

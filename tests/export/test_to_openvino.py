@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from szn_export.to_openvino import ir_from_onnx
 from szn_export.with_sei import with_sei
 from szn_runtime.backends import open_backend
+from szn_runtime.backends._openvino_core import openvino_core
 from szn_runtime.bundle import Bundle, Preprocess, default_bundle_path
 from szn_runtime.errors import ExportError, MissingDependencyError
 from szn_runtime.preprocess import Layout, Normaliser
@@ -37,8 +38,9 @@ def ir(mini: Bundle) -> tuple[bytes, bytes]:
 
 def compiled(ir: tuple[bytes, bytes]) -> Any:
     xml, weights = ir
-    network = ov.Core().read_model(xml, ov.Tensor(np.frombuffer(weights, np.uint8).copy()))
-    return ov.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    core = openvino_core()
+    network = core.read_model(xml, ov.Tensor(np.frombuffer(weights, np.uint8).copy()))
+    return core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
 
 def run(ir: tuple[bytes, bytes], frames: NDArray[Any]) -> dict[str, NDArray[Any]]:

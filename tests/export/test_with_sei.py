@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from szn_export.with_sei import LABELS, with_sei
+from szn_runtime.backends._openvino_core import openvino_core
 from szn_runtime.bundle import Bundle, Manifest, default_bundle_path
 from szn_runtime.errors import ExportError
 from szn_runtime.geometry import GridGeometry
@@ -38,9 +39,10 @@ def run_onnxruntime(model: bytes, frames: Array) -> dict[str, Array]:
 
 
 def run_openvino(model: bytes, frames: Array) -> dict[str, Array]:
-    ov = pytest.importorskip("openvino")
+    pytest.importorskip("openvino")
     settings_ = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    compiled = ov.compile_model(ov.Core().read_model(model), "CPU", settings_)
+    core = openvino_core()
+    compiled = core.compile_model(core.read_model(model), "CPU", settings_)
     result = compiled({"frames": frames})
     return {output.any_name: result[output].copy() for output in compiled.outputs}
 

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import builtins
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ import numpy as np
 import pytest
 
 from szn_runtime.backends import BackendOptions, open_backend
+from szn_runtime.backends._openvino_core import openvino_core
 from szn_runtime.backends.openvino import OpenVinoBackend
 from szn_runtime.bundle import Bundle, default_bundle_path
 from szn_runtime.errors import BackendError, BundleError, MissingDependencyError
@@ -19,7 +23,7 @@ ov = pytest.importorskip("openvino", reason="the extra `openvino` is not install
 
 
 def capable(precision: str) -> bool:
-    return precision in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return precision in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +98,37 @@ def open_model(bundle: Bundle, precision: str) -> OpenVinoBackend:
     return OpenVinoBackend(bundle.model_bytes(), bundle.manifest, options)
 
 
+_SIGNALLED = """
+import os, signal, sys, threading
+from szn_runtime.backends import open_backend
+from szn_runtime.bundle import Bundle
+
+handled = []
+signal.signal(signal.SIGUSR1, lambda *_: handled.append(1))
+bundle = Bundle.open(sys.argv[1])
+first, second = open_backend("openvino", bundle), open_backend("openvino", bundle)
+first.close()
+thread = threading.Thread(target=second.close)
+thread.start()
+thread.join()
+del first, second, thread
+os.kill(os.getpid(), signal.SIGUSR1)
+print(len(handled))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no such signals")
+def test_signals_are_handled_wherever_and_in_whatever_order_backends_are_closed(
+    mini: Bundle,
+) -> None:
+    """OpenVINO replaces the stack of signal handlers, and would leave one that is no more."""
+    command = [sys.executable, "-c", _SIGNALLED, str(mini.path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "1"), done.stderr
+
+
 def test_devices_that_are_not_there(mini: Bundle) -> None:
-    if any(name.startswith("GPU") for name in ov.Core().available_devices):
+    if any(name.startswith("GPU") for name in openvino_core().available_devices):
         pytest.skip("this machine has a GPU that OpenVINO uses")
     with pytest.raises(BackendError, match=r"finds no such device: got CPU, expected GPU\.1"):
         open_backend("openvino", mini, BackendOptions(device="gpu:1"))

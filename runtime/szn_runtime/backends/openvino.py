@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from szn_runtime.backends._openvino_core import openvino_core
 from szn_runtime.backends.base import (
     INT8_FILE,
     MIXED_INT8,
@@ -22,7 +23,7 @@ from szn_runtime.backends.base import (
 )
 from szn_runtime.backends.tensors import Expected, TensorFacts, check_tensors
 from szn_runtime.cache import cache_folder
-from szn_runtime.errors import BackendError, MissingDependencyError
+from szn_runtime.errors import BackendError
 from szn_runtime.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -252,13 +253,7 @@ class OpenVinoBackend(Backend):
 
 def _open_core(options: BackendOptions) -> tuple[Any, str]:
     """OpenVINO and the name of the device in its terms."""
-    try:
-        import openvino as ov
-    except ImportError as error:
-        raise MissingDependencyError(
-            "OpenVINO is not installed", got=error, fix='pip install "szn[openvino]"'
-        ) from error
-    core = ov.Core()
+    core = openvino_core()
     names = {"auto": "CPU", "cpu": "CPU", "gpu": "GPU"}
     if options.device_kind not in names:
         raise BackendError(
