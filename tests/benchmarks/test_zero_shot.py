@@ -31,9 +31,9 @@ from zero_shot_runs import Cells, DrawRuns
 
 from szn_runtime.errors import InputError, UsageError
 from szn_train.classes import VOID, ClassSplit
-from szn_train.config import load_preset
 from szn_train.datasets import FolderDataset
 from szn_train.evaluate import Evaluation
+from szn_train.preset_files import load_preset
 from szn_train.progress import Progress
 from szn_train.semantic import LabelSpace
 from tests.train import catalogue

@@ -13,6 +13,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from szn_export.calibration import calibrate
+from szn_export.precision import to_fp16, to_int8
 from szn_export.to_tensorrt import TensorRTConfig, choose_flavour, engine_from_onnx
 from szn_runtime.backends import BackendOptions
 from szn_runtime.backends._cuda import find_gpu, load_cuda
@@ -359,13 +361,12 @@ class TestEngines:
         """ONNX files of every precision that can be made."""
         fp32 = mini.model_bytes()
         found = {"fp32": fp32}
-        precision: Any = pytest.importorskip("szn_export.precision")
         if importlib.util.find_spec("onnxconverter_common") is not None:
-            found["fp16"] = precision.to_fp16(fp32)
+            found["fp16"] = to_fp16(fp32)
         frames = np.random.default_rng(0).normal(size=(1, 3, 64, 96)).astype(np.float32)
-        calibration = precision.calibrate(fp32, [frames])
-        found["int8"] = precision.to_int8(fp32, calibration, target="tensorrt")
-        found["int8 for the CPU"] = precision.to_int8(fp32, calibration, target="cpu")
+        calibration = calibrate(fp32, [frames])
+        found["int8"] = to_int8(fp32, calibration, target="tensorrt")
+        found["int8 for the CPU"] = to_int8(fp32, calibration, target="cpu")
         return found
 
     @pytest.mark.parametrize(

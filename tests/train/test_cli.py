@@ -12,9 +12,10 @@ from click.testing import CliRunner, Result
 from szn_train.checkpoint import read_json
 from szn_train.classes import ClassSplit
 from szn_train.cli import _config, eval_main, train_main
-from szn_train.config import TrainConfig, load_preset, preset_names
+from szn_train.config import TrainConfig
 from szn_train.datasets.context import CONTEXT_CLASSES
 from szn_train.datasets.voc import VOC_CLASSES
+from szn_train.preset_files import load_preset, preset_names
 from tests.train import catalogue, trees
 
 

@@ -8,9 +8,10 @@ import pytest
 
 from szn_runtime.errors import UsageError
 from szn_train.classes import ClassSplit
-from szn_train.config import StepConfig, TrainConfig, load_preset, load_presets, preset_names
+from szn_train.config import StepConfig, TrainConfig
 from szn_train.datasets.context import CONTEXT_CLASSES
 from szn_train.datasets.voc import VOC_CLASSES
+from szn_train.preset_files import load_preset, load_presets, preset_names
 from szn_train.run import build_network, class_split
 
 # checks ---------------------------------------------------------------------------------------

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from szn_train.config import TrainConfig, load_preset, load_presets
+from szn_train.config import TrainConfig
+from szn_train.preset_files import load_preset, load_presets
 from szn_train.protocol import PROTOCOLS, under_protocol
 
 

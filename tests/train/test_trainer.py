@@ -184,7 +184,7 @@ def test_exposure_trains_the_first_step_on_train_unseen_as_well(
         taken.append(ids)
         return Batches(dataset, split, ids, **options)
 
-    monkeypatch.setattr("szn_train.trainer.Batches", batches)
+    monkeypatch.setattr("szn_train.two_steps.Batches", batches)
     catalogue.train_tiny(tmp_path / "plain")
     catalogue.train_tiny(tmp_path / "exposed", exposure=1.0)
     alone, second, exposed, again = (set(ids) for ids in taken)

@@ -151,7 +151,7 @@ def test_a_refit_is_not_done_again_once_the_seenmask_trains(
     assert saved["step"] == "seenmask"
     expected = weights(unbroken)["embedding_head.weight"]
     assert torch.equal(saved["network"]["embedding_head.weight"], expected)
-    monkeypatch.delattr("szn_train.trainer.fit_embedding")
+    monkeypatch.delattr("szn_train.two_steps.fit_embedding")
     resumed = train(config, tmp_path, progress=Progress(quiet=True), resume=True)
     assert torch.equal(weights(resumed)["embedding_head.weight"], expected)
 

@@ -24,7 +24,8 @@ from szn_train import workers
 from szn_train.batches import BYTES_PER_PIXEL
 from szn_train.checkpoint import load_checkpoint, load_weights, read_json
 from szn_train.cli import train_main
-from szn_train.config import StepConfig, TrainConfig, Workers, load_preset
+from szn_train.config import StepConfig, TrainConfig, Workers
+from szn_train.preset_files import load_preset
 from szn_train.progress import Progress
 from szn_train.trainer import train
 from szn_train.workers import ended_as_errors, worker_count

@@ -252,8 +252,9 @@ def _set_threads(threads: int | None) -> None:
 
 def _config(data: Path | None, preset: str | None, given: dict[str, Any]) -> TrainConfig:
     """Defaults, then the preset, then the options."""
-    from szn_train.config import TrainConfig, load_presets
+    from szn_train.config import TrainConfig
     from szn_train.label_words import read_label_words
+    from szn_train.preset_files import load_presets
     from szn_train.protocol import under_protocol
 
     values: dict[str, Any] = load_presets(preset) if preset else {}
