@@ -29,9 +29,9 @@ from tests.train.killed import Killed, KilledAfter, assert_same_weights, weights
     ("recipe", "tasks", "epochs"),
     [
         *(("whole", tasks, 4) for tasks in (1, 2, 3)),
-        *(("refitted", tasks, 4) for tasks in (2, 3, 4)),
+        ("refitted", 3, 4),
         ("statistical", 3, 2),
-        *(("refitted_statistical", tasks, 2) for tasks in (2, 3, 4)),
+        *(("refitted_statistical", tasks, 2) for tasks in (2, 4)),
     ],
 )
 def test_a_killed_run_resumes_to_the_same_weights(
