@@ -36,12 +36,18 @@ from szn_runtime.bundle import Bundle, default_bundle_path
 @click.option("--quick", is_flag=True, help="Under a minute: 480 x 640, stride 32, few rows.")
 @click.option("--bundle", "bundle_path", type=click.Path(path_type=Path), help="Model.")
 @click.option("--image", type=click.Path(exists=True, path_type=Path), help="Photo.")
+@click.option(
+    "--dim",
+    type=click.IntRange(1),
+    help="Keep this many of the joint embedding space's leading dimensions, 20 as the thesis has.",
+)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the report.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Write a plot (PNG, PDF, SVG).")
 def main(
     quick: bool,
     bundle_path: Path | None,
     image: Path | None,
+    dim: int | None,
     json_path: Path | None,
     plot: Path | None,
 ) -> None:
@@ -51,7 +57,9 @@ def main(
     console = Console(width=140)
     if not console.is_terminal:
         console = Console(width=120)  # a file holds lines of any length
-    field = Field(bundle, image)
+    if dim is not None and dim > bundle.manifest.dim:
+        raise click.BadParameter(f"{path} has {bundle.manifest.dim}", param_hint="--dim")
+    field = Field(bundle, image, dim)
     rows = []
     with console.status("") as status:
         for case in cases(quick=quick):
@@ -60,11 +68,11 @@ def main(
                 f"{case.labels:,} labels, {case.size_hw[0]} x {case.size_hw[1]}, "
                 f"stride {case.stride}, seenmask {case.seenmask}"
             )
-            labels = labels_of(bundle, case.labels, case.seenmask)
+            labels = labels_of(bundle, case.labels, case.seenmask, dim)
             rows.append(measure(case, field.grids((h, w), case.seenmask), labels))
         status.update("memory")
-        peak = peak_growth(path, MANY)
-    dim = bundle.manifest.dim
+        peak = peak_growth(path, MANY, dim)
+    dim = dim or bundle.manifest.dim
     console.print(table(rows, dim))
     for name, meaning in SEENMASKS.items():
         console.print(f"seenmask {name}: {meaning}.", highlight=False)
@@ -86,6 +94,7 @@ def main(
             "sei",
             rows,
             bundle=bundle_facts(bundle),
+            dim=dim,
             seenmasks=SEENMASKS,
             peak_growth_mib=peak,
         )

@@ -22,13 +22,14 @@ class Field:
     Args:
         bundle: The network.
         image_path: The photo, None for scikit-learn's.
+        dim: Leading dimensions of the joint embedding space to keep, None for all.
 
     Raises:
         SourceError: If the file cannot be read or is no image.
     """
 
-    def __init__(self, bundle: Bundle, image_path: Path | None) -> None:
-        self._bundle = bundle
+    def __init__(self, bundle: Bundle, image_path: Path | None, dim: int | None = None) -> None:
+        self._bundle, self._dim = bundle, dim
         self._image = photo(image_path)
 
     def grids(self, nodes_hw: tuple[int, int], seenmask: str) -> Grids:
@@ -41,14 +42,14 @@ class Field:
         normalise_into(resized, layout, self._bundle.manifest.preprocess, frame[0])
         with open_backend("onnxruntime", self._bundle) as backend:
             grids = backend.infer(frame)
-            embedding, logits = grids.embedding.copy(), grids.seenmask.copy()
+            embedding, logits = grids.embedding[:, : self._dim].copy(), grids.seenmask.copy()
         if seenmask == "half":
             logits[:, 1] -= np.median(logits[:, 1] - logits[:, 0])
         return Grids(embedding=embedding, seenmask=logits)
 
 
-def labels_of(bundle: Bundle, count: int, seenmask: str) -> LabelSet:
-    """The bundle's labels, then its vocabulary, then random directions."""
+def labels_of(bundle: Bundle, count: int, seenmask: str, dim: int | None = None) -> LabelSet:
+    """The bundle's labels, then its vocabulary, then random directions, in leading dimensions."""
     own = bundle.label_set()
     table = np.random.default_rng(0).standard_normal((count, own.dim), dtype=np.float32)
     table[: len(own)] = own.embeddings[:count]
@@ -61,4 +62,4 @@ def labels_of(bundle: Bundle, count: int, seenmask: str) -> LabelSet:
     if seenmask == "own":
         seen[: len(own)] = own.seen[:count]
     names = tuple(f"label {i}" for i in range(count))
-    return LabelSet(names=names, embeddings=table, seen=seen)
+    return LabelSet(names=names, embeddings=table[:, :dim], seen=seen)

@@ -17,7 +17,7 @@ from szn_runtime.sei import segment_grid, warm_up
 __all__ = ["peak_growth"]
 
 
-def peak_growth(bundle_path: Path, count: int) -> dict[str, float] | None:
+def peak_growth(bundle_path: Path, count: int, dim: int | None = None) -> dict[str, float] | None:
     """Peak memory of `count` labels in a process of its own, None where the system hides it.
 
     Returns:
@@ -27,12 +27,14 @@ def peak_growth(bundle_path: Path, count: int) -> dict[str, float] | None:
     if not Path("/proc/self/clear_refs").exists():
         return None
     command = [sys.executable, __file__, str(count), str(bundle_path)]
+    if dim is not None:
+        command += ["--dim", str(dim)]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     growth: dict[str, float] = json.loads(run.stdout)
     return growth
 
 
-def _probe(bundle: Bundle, count: int) -> dict[str, float]:
+def _probe(bundle: Bundle, count: int, dim: int | None) -> dict[str, float]:
     def kib(name: str) -> int:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith(name))
@@ -41,11 +43,11 @@ def _probe(bundle: Bundle, count: int) -> dict[str, float]:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
     warm_up(bundle.manifest.dim, count=count)
-    grids = Field(bundle, None).grids((15, 20), "half")
+    grids = Field(bundle, None, dim).grids((15, 20), "half")
     bundle.vocabulary()
     forget_peak()
     start = kib("VmRSS")
-    labels = labels_of(bundle, count, "half")
+    labels = labels_of(bundle, count, "half", dim)
     made = kib("VmHWM")
     forget_peak()
     for _ in range(3):
@@ -59,9 +61,10 @@ def _probe(bundle: Bundle, count: int) -> dict[str, float]:
 @click.command()
 @click.argument("count", type=click.IntRange(1))
 @click.argument("bundle_path", type=click.Path(path_type=Path))
-def main(count: int, bundle_path: Path) -> None:
+@click.option("--dim", type=click.IntRange(1), help="Leading dimensions to keep.")
+def main(count: int, bundle_path: Path, dim: int | None) -> None:
     """Print what `peak_growth` returns as JSON, from this process."""
-    click.echo(json.dumps(_probe(Bundle.open(bundle_path), count)))
+    click.echo(json.dumps(_probe(Bundle.open(bundle_path), count, dim)))
 
 
 if __name__ == "__main__":

@@ -100,6 +100,7 @@ def test_a_run_writes_its_rows_and_a_plot(
     assert result.exit_code == 0, result.output
     document = json.loads(report.read_text())
     assert document["bundle"]["dim"] == catalogue.DIM
+    assert document["dim"] == catalogue.DIM
     assert f"j = {catalogue.DIM}" in result.output
     assert [(row["labels"], row["size_hw"]) for row in document["rows"]] == [
         (21, [480, 640]),
@@ -115,3 +116,18 @@ def test_a_run_writes_its_rows_and_a_plot(
         assert document["peak_growth_mib"].keys() == {"label_set", "sei"}
         assert "peak memory of 500 labels" in result.output
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_leading_dimensions_alone(tiny: Bundle) -> None:
+    whole, part = (Field(tiny, None, dim).grids((3, 4), "own") for dim in (None, 2))
+    np.testing.assert_array_equal(part.embedding, whole.embedding[:, :2])
+    labels = labels_of(tiny, 6, "own", 2)
+    rows = labels_of(tiny, 6, "own").embeddings[:, :2]
+    expected = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    np.testing.assert_allclose(labels.embeddings, expected, atol=1e-6)
+
+
+def test_more_dimensions_than_there_are(tiny: Bundle, tmp_path: Path) -> None:
+    result = CliRunner().invoke(sei.main, ["--bundle", str(tiny.path), "--dim", "4000"])
+    assert result.exit_code == 2
+    assert f"has {catalogue.DIM}" in result.output
