@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from szn_runtime.backends._openvino_core import openvino_core
-from szn_runtime.errors import ExportError, MissingDependencyError
+from szn_runtime.errors import ExportError
 from szn_runtime.manifest import Preprocess
 
 __all__ = ["ir_from_onnx"]
@@ -37,15 +37,12 @@ def ir_from_onnx(
         ExportError: If OpenVINO cannot read, change or store the model.
         MissingDependencyError: If OpenVINO is not installed.
     """
+    core = openvino_core()  # says what to install if it is missing
+    import openvino as ov
+    from openvino.preprocess import PrePostProcessor
+
     try:
-        import openvino as ov
-        from openvino.preprocess import PrePostProcessor
-    except ImportError as error:
-        raise MissingDependencyError(
-            "OpenVINO is not installed", got=error, fix='pip install "szn[openvino]"'
-        ) from error
-    try:
-        network = openvino_core().read_model(model)
+        network = core.read_model(model)
         # built with no step too: it folds what OpenVINO's reader computes of constants
         processor = PrePostProcessor(network)
         if preprocess is not None:
